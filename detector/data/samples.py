@@ -1,0 +1,102 @@
+"""The one form in which every data set reaches the rest of the code, whatever its files looked like.
+
+N images, K annotations, C classes. Annotations are columns, not objects, so that 860,000 of them cost megabytes and
+travel to workers cheaply. Ground truth is kept as the file gave it (float64 x, y, width, height, in the original
+image's pixels, crowds and difficult objects included); what training drops or clips is decided in `training_boxes`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Category:
+    """A class: its label is its position in `Dataset.categories`, `id` is the annotation file's own number."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images and ground truth of one split.
+
+    Annotations of image i are rows `offsets[i]:offsets[i + 1]` of the columns.
+    """
+
+    name: str
+    """What it is, for titles and tags: 'coco2017/val2017'."""
+    categories: tuple[Category, ...]
+    image_paths: tuple[Path, ...]
+    """N absolute paths."""
+    image_ids: tuple[int | str, ...]
+    """N ids as result files must name them (COCO: integers; VOC: the file's stem)."""
+    image_sizes: NDArray[np.int64]
+    """(N, 2) width, height in pixels after the EXIF decision."""
+    offsets: NDArray[np.int64]
+    """(N + 1,)"""
+    boxes_xywh: NDArray[np.float64]
+    """(K, 4) as given, unclipped; VOC's inclusive corners are already turned into half-open x, y, w, h."""
+    labels: NDArray[np.int64]
+    """(K,) 0 to C - 1."""
+    areas: NDArray[np.float64]
+    """(K,) COCO's `area` (of the mask, where there is one), else w * h."""
+    is_crowd: NDArray[np.bool_]
+    is_difficult: NDArray[np.bool_]
+    box_convention: str = "half_open"
+    """'half_open' (COCO: width = x2 - x1) or 'inclusive' (VOC files: width = x2 - x1 + 1); `boxes_xywh` is half-open
+    in both cases, this only tells the VOC protocol which corners the files had."""
+
+    def __len__(self) -> int:
+        return len(self.image_paths)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """C names in label order."""
+        return tuple(category.name for category in self.categories)
+
+    def rows(self, image: int) -> slice:
+        """The annotation rows of an image."""
+        return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
+
+    def training_boxes(self, image: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Boxes and labels to train on: crowds and difficult objects out, clipped to the image, empty ones out.
+
+        Returns (G, 4) float32 x1, y1, x2, y2 in original pixels and (G,) labels; G may be 0.
+        """
+        rows = self.rows(image)
+        usable = ~(self.is_crowd[rows] | self.is_difficult[rows])
+        xywh = self.boxes_xywh[rows][usable]
+        width, height = self.image_sizes[image]
+        corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+        corners[:, 0::2] = corners[:, 0::2].clip(0, width)
+        corners[:, 1::2] = corners[:, 1::2].clip(0, height)
+        # MMDetection drops boxes thinner than one pixel: they are annotation slips that no anchor can match.
+        filled = ((corners[:, 2:] - corners[:, :2]) >= 1).all(axis=1)
+        return corners[filled].astype(np.float32), self.labels[rows][usable][filled]
+
+    def subset(self, images: "NDArray[np.int64] | list[int] | range") -> "Dataset":
+        """The same data set with these images only, in this order."""
+        indices = np.asarray(images, dtype=np.int64)
+        counts = (self.offsets[1:] - self.offsets[:-1])[indices]
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        rows = np.concatenate(
+            [np.arange(self.offsets[i], self.offsets[i + 1]) for i in indices] or [np.zeros(0, dtype=np.int64)]
+        ).astype(np.int64)
+        return Dataset(
+            name=self.name,
+            categories=self.categories,
+            image_paths=tuple(self.image_paths[i] for i in indices),
+            image_ids=tuple(self.image_ids[i] for i in indices),
+            image_sizes=self.image_sizes[indices],
+            offsets=offsets,
+            boxes_xywh=self.boxes_xywh[rows],
+            labels=self.labels[rows],
+            areas=self.areas[rows],
+            is_crowd=self.is_crowd[rows],
+            is_difficult=self.is_difficult[rows],
+            box_convention=self.box_convention,
+        )
