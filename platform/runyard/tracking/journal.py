@@ -1,0 +1,282 @@
+"""The run's own record of what it measured: JSON lines on disk, written before any tracking server hears of them.
+
+Rank 0 of one run appends; the driver's replayer, `runyard sync` and the plots read, also while it is being written.
+Kinds of record and their payload:
+
+    params    {name: value, ...}, nested as the spec is
+    metrics   {step, values: {name: number}}
+    tag       {key, value}
+    artifact  {path, artifact_path}      path relative to the journal's folder, or absolute
+    status    {status: RUNNING | FINISHED | FAILED | KILLED, message}
+    event     {event, ...}               restarts, warnings, whatever a person should be able to look up
+    rewind    {step}                     training goes on from this step: later steps logged so far are void
+
+A crash may tear the last line; reading passes over it, opening for writing removes it and continues the numbering.
+"""
+
+import fcntl
+import json
+import math
+import os
+import socket
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from detector.errors import InputError
+
+RecordKind = Literal["params", "metrics", "tag", "artifact", "status", "event", "rewind"]
+RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+
+# A lost metrics line costs a point of a curve that the restarted run logs again; the others are said only once.
+_SYNCED_KINDS = frozenset({"status", "artifact", "event", "rewind"})
+
+
+class JournalError(InputError):
+    """The journal is being written by another process, or cannot be written at all."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line: `seq` counts up from 1, `time_s` is Unix time."""
+
+    seq: int
+    time_s: float
+    kind: RecordKind
+    payload: dict[str, Any]
+
+
+class Journal:
+    """The one writer of a journal; a lock keeps a second one out until this is closed or its process has died."""
+
+    def __init__(self, path: Path, *, lock_timeout_s: float = 10.0) -> None:
+        """Open for appending, creating file and folders as needed.
+
+        Waits `lock_timeout_s` for a writer that is just dying; raises JournalError if it still holds the journal, or
+        if the folder cannot be written.
+        """
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = _WriterLock(path, lock_timeout_s)
+            reader = JournalReader(path)
+            reader.poll()
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            os.ftruncate(self._descriptor, reader.offset)
+        except OSError as error:
+            remedy = "Choose a storage path that this user may write to"
+            raise JournalError(f"cannot be opened for writing: {error.strerror}", file=path, remedy=remedy) from error
+        self._seq = reader.last_seq
+        self._unwritten = bytearray()
+        self._warned = False
+        self._thread_lock = threading.Lock()
+
+    def append(self, kind: RecordKind, payload: Mapping[str, Any]) -> int:
+        """Add a record and return its sequence number; the line has left this process when this returns.
+
+        A full or failing disk does not raise: the line is kept in memory, written with the next one, and a
+        RuntimeWarning says so once. Values of metrics become floats; what JSON does not know becomes a string.
+        """
+        if kind not in get_args(RecordKind):
+            raise ValueError(f"unknown kind of record: {kind!r}")
+        payload = self._checked(kind, payload)
+        with self._thread_lock:
+            self._seq += 1
+            line = {"seq": self._seq, "time": round(time.time(), 3), "kind": kind, "payload": _strict(payload)}
+            self._unwritten += json.dumps(line, ensure_ascii=False, allow_nan=False, default=str).encode(
+                "utf-8", "backslashreplace"
+            )
+            self._unwritten += b"\n"
+            self._drain(sync=kind in _SYNCED_KINDS)
+            return self._seq
+
+    def close(self) -> None:
+        """Write what is still in memory, sync, and let the next writer in. Closing twice does nothing."""
+        with self._thread_lock:
+            if self._descriptor < 0:
+                return
+            self._drain(sync=True)
+            os.close(self._descriptor)
+            self._descriptor = -1
+            self._lock.release()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _checked(self, kind: RecordKind, payload: Mapping[str, Any]) -> dict[str, Any]:
+        if kind == "metrics":
+            values = {str(name): float(value) for name, value in payload["values"].items()}
+            return {"step": int(payload["step"]), "values": values}
+        if kind == "rewind":
+            return {"step": int(payload["step"])}
+        if kind == "status" and payload["status"] not in get_args(RunStatus):
+            raise ValueError(f"unknown status: {payload['status']!r}")
+        if kind == "artifact":
+            path = Path(payload["path"]).absolute()
+            folder = self.path.parent.absolute()
+            # Relative paths let the run's folder move, or be synced from another machine that mounts it elsewhere.
+            path = path.relative_to(folder) if path.is_relative_to(folder) else path
+            return {"path": path.as_posix(), "artifact_path": payload.get("artifact_path", "")}
+        return dict(payload)
+
+    def _drain(self, *, sync: bool) -> None:
+        try:
+            while self._unwritten:
+                # A short write leaves a torn line that the next write completes, so only what is out is dropped.
+                del self._unwritten[: os.write(self._descriptor, self._unwritten)]
+            if sync:
+                os.fsync(self._descriptor)
+        except OSError as error:
+            if not self._warned:
+                warnings.warn(f"{self.path}: cannot be written ({error}); kept in memory", RuntimeWarning, stacklevel=3)
+                self._warned = True
+
+
+class JournalReader:
+    """Reads a journal in steps while it grows; `last_seq` and `offset` are where it stands."""
+
+    def __init__(self, path: Path, after_seq: int = 0) -> None:
+        self.path = path
+        self.last_seq = after_seq
+        self.offset = 0
+        """Bytes up to the end of the last whole record."""
+
+    def poll(self) -> list[Record]:
+        """The whole records that came since the last call, in order; empty where the file does not exist yet."""
+        try:
+            with self.path.open("rb") as stream:
+                if os.fstat(stream.fileno()).st_size < self.offset:
+                    self.offset = 0  # the file was replaced; `last_seq` keeps known records out
+                stream.seek(self.offset)
+                content = stream.read()
+        except FileNotFoundError:
+            return []
+        records = []
+        position = self.offset
+        for line in content.splitlines(keepends=True):
+            position += len(line)
+            record = _parse(line)
+            # Offset moves past whole records only: a torn or damaged tail is looked at again, or cut by the writer.
+            if record is None:
+                continue
+            self.offset = position
+            if record.seq > self.last_seq:
+                self.last_seq = record.seq
+                records.append(record)
+        return records
+
+
+def read(path: Path, after_seq: int = 0) -> Iterator[Record]:
+    """The records of a journal with a higher sequence number, in order; a torn or damaged line is passed over."""
+    yield from JournalReader(path, after_seq).poll()
+
+
+def follow(path: Path, after_seq: int, stop: threading.Event, poll_s: float = 0.5) -> Iterator[list[Record]]:
+    """Batches of new records as they are written, until `stop` is set and everything written before it was given."""
+    reader = JournalReader(path, after_seq)
+    while True:
+        stopping = stop.is_set()
+        if records := reader.poll():
+            yield records
+        elif stopping:
+            return
+        else:
+            stop.wait(poll_s)
+
+
+def effective_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """Each metric's curve as (step, value), steps increasing, each step once: the trajectory behind the final weights.
+
+    Steps that a rewind made void are left out unless they were logged again; of a step logged twice the later counts.
+    """
+    curves: dict[str, dict[int, float]] = {}
+    for record in read(path):
+        if record.kind == "rewind":
+            for curve in curves.values():
+                for step in [step for step in curve if step > record.payload["step"]]:
+                    del curve[step]
+        elif record.kind == "metrics":
+            for name, value in record.payload["values"].items():
+                curves.setdefault(name, {})[record.payload["step"]] = value
+    return {name: sorted(curve.items()) for name, curve in curves.items() if curve}
+
+
+def _parse(line: bytes) -> Record | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        fields = json.loads(line)
+        record = Record(int(fields["seq"]), float(fields["time"]), fields["kind"], dict(fields["payload"]))
+        if record.kind == "metrics":
+            values = record.payload["values"]
+            record.payload["values"] = {name: float(value) for name, value in values.items()}
+        return record
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _strict(value: object) -> object:
+    """Non-finite numbers as the strings that `float` reads back: JSON has no form for them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return value
+
+
+class _WriterLock:
+    """An advisory lock on a file beside the journal that names its holder; the kernel drops it when a process dies."""
+
+    def __init__(self, journal: Path, timeout_s: float) -> None:
+        path = journal.with_name(journal.name + ".lock")
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    continue
+                holder = os.pread(self._descriptor, 200, 0).decode("utf-8", "replace").strip()
+                os.close(self._descriptor)
+                raise JournalError(
+                    f"this run is being written by another process ({holder or 'unknown'})",
+                    file=journal,
+                    remedy="Wait for it, or stop it; two processes must not write one run",
+                ) from error
+            except OSError as error:
+                warnings.warn(f"{path}: this file system has no locks ({error})", RuntimeWarning, stacklevel=3)
+                break
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        _held_locks.add(self)
+
+    def release(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            _held_locks.discard(self)
+
+
+_held_locks: "weakref.WeakSet[_WriterLock]" = weakref.WeakSet()
+
+
+def _leave_locks_to_parent() -> None:
+    """In a forked child (a data loader's worker): drop the inherited handles, or a lock outlives its owner."""
+    for lock in list(_held_locks):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_leave_locks_to_parent)
