@@ -1,0 +1,242 @@
+"""The files in cluster/ are what Ray, KubeRay, Kubernetes and MLflow understand, as far as that shows without them."""
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CLUSTER = ROOT / "cluster"
+YAML_FILES = sorted(CLUSTER.rglob("*.yaml"))
+
+# The fields in use of KubeRay's ray.io/v1 and of the pods inside, strictly: a misspelt field is an error here, where
+# the operator would drop it without a word.
+TEXT, COUNT, FLAG = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}
+
+
+def _object(required: str, **properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object", "properties": properties, "required": required.split(), "additionalProperties": False,
+    }  # fmt: skip
+
+
+def _list(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items, "minItems": 1}
+
+
+TEXTS = {"type": "object", "additionalProperties": TEXT}
+RESOURCES = _object("requests limits", requests=TEXTS, limits=TEXTS)
+CONTAINER = _object(
+    "name image resources",
+    name=TEXT, image=TEXT, resources=RESOURCES,
+    ports=_list(_object("name containerPort", name=TEXT, containerPort=COUNT)),
+    env=_list(_object("name value", name=TEXT, value=TEXT)),
+    volumeMounts=_list(_object("name mountPath", name=TEXT, mountPath=TEXT)),
+)  # fmt: skip
+VOLUME = _object(
+    "name", name=TEXT,
+    persistentVolumeClaim=_object("claimName", claimName=TEXT),
+    emptyDir=_object("medium", medium={"const": "Memory"}, sizeLimit=TEXT),
+)  # fmt: skip
+POD = _object(
+    "spec",
+    spec=_object(
+        "containers restartPolicy",
+        containers=_list(CONTAINER), volumes=_list(VOLUME), restartPolicy={"const": "Never"},
+        tolerations=_list(_object("key operator effect", key=TEXT, operator=TEXT, effect=TEXT)),
+    ),
+)  # fmt: skip
+RAY_CLUSTER = _object(
+    "rayVersion authOptions headGroupSpec workerGroupSpecs",
+    rayVersion=TEXT,
+    authOptions=_object("mode", mode={"enum": ["token"]}),
+    enableInTreeAutoscaling=FLAG,
+    autoscalerOptions=_object("version", version={"enum": ["v1", "v2"]}, idleTimeoutSeconds=COUNT),
+    headGroupSpec=_object(
+        "rayStartParams template",
+        serviceType={"const": "ClusterIP"}, rayStartParams=TEXTS, template=POD,
+    ),
+    workerGroupSpecs=_list(
+        _object(
+            "groupName minReplicas maxReplicas rayStartParams template",
+            groupName=TEXT, replicas=COUNT, minReplicas=COUNT, maxReplicas=COUNT, rayStartParams=TEXTS, template=POD,
+        )
+    ),
+)  # fmt: skip
+RAY_JOB = _object(
+    "entrypoint runtimeEnvYAML rayClusterSpec",
+    entrypoint=TEXT, runtimeEnvYAML=TEXT, metadata=TEXTS,
+    submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
+    shutdownAfterJobFinishes=FLAG, ttlSecondsAfterFinished=COUNT, backoffLimit=COUNT, activeDeadlineSeconds=COUNT,
+    rayClusterSpec=RAY_CLUSTER,
+)  # fmt: skip
+
+
+def _resource(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+    return _object(
+        "apiVersion kind metadata spec",
+        apiVersion={"const": "ray.io/v1"}, kind={"const": kind}, metadata=_object("name", name=TEXT), spec=spec,
+    )  # fmt: skip
+
+
+KUBERAY_SCHEMAS = {
+    "raycluster.yaml": _resource("RayCluster", RAY_CLUSTER),
+    "rayjob.yaml": _resource("RayJob", RAY_JOB),
+}
+
+
+def load(name: str) -> Any:
+    return yaml.safe_load((CLUSTER / name).read_text())
+
+
+def pinned(package: str) -> str:
+    """The package's version in constraints.txt."""
+    return re.search(rf"^{package}==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
+
+
+def cluster_spec(name: str) -> dict[str, Any]:
+    spec = load(f"kuberay/{name}")["spec"]
+    return spec.get("rayClusterSpec", spec)
+
+
+def pods(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    return [group["template"]["spec"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
+
+
+@pytest.mark.parametrize("file", YAML_FILES, ids=lambda file: str(file.relative_to(CLUSTER)))
+def test_yaml_parses(file):
+    assert all(isinstance(document, dict) for document in yaml.safe_load_all(file.read_text()))
+
+
+def test_every_ray_is_the_one_in_constraints():
+    found = {}
+    for file in [*YAML_FILES, CLUSTER / "Dockerfile"]:
+        text = file.read_text()
+        for version in re.findall(r"rayproject/ray:([0-9.]+)|rayVersion: \"([0-9.]+)\"|/runyard:([0-9.]+)", text):
+            found.setdefault("".join(version), []).append(file.name)
+    assert set(found) == {pinned("ray")}, found
+    assert set(found[pinned("ray")]) == {"Dockerfile", "ray-aws.yaml", "raycluster.yaml", "rayjob.yaml"}
+
+
+def test_mlflow_image_is_the_one_in_constraints():
+    images = re.findall(r"runyard-mlflow:([0-9.]+)", (CLUSTER / "mlflow/kubernetes.yaml").read_text())
+    assert images == [pinned("mlflow")]
+    assert "--constraint" in (CLUSTER / "mlflow/Dockerfile").read_text()
+
+
+def validate_launcher(config: dict[str, Any]) -> dict[str, Any]:
+    """Ray's own offline check of a launcher file. Private, so it goes with the pinned Ray."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(copy.deepcopy(config))
+    validate_config(prepared)
+    return prepared
+
+
+def test_launcher_file_is_valid():
+    prepared = validate_launcher(load("ray-aws.yaml"))
+    head = prepared["available_node_types"][prepared["head_node_type"]]
+    assert head["resources"]["CPU"] == 0, "the head does no work"
+    assert prepared["available_node_types"]["gpu"]["max_workers"] >= 1
+    assert all("RAY_AUTH_MODE=token" in prepared[f"{role}_start_ray_commands"][-1] for role in ("head", "worker"))
+
+
+@pytest.mark.parametrize("change", [{"upscaling_sped": 1.0}, {"max_workers": "2"}, {"head_node_type": "heat"}])
+def test_launcher_faults_are_noticed(change):
+    with pytest.raises((ValueError, jsonschema.ValidationError)):
+        validate_launcher(load("ray-aws.yaml") | change)
+
+
+@pytest.mark.parametrize("name", KUBERAY_SCHEMAS)
+def test_kuberay_manifest_is_valid(name):
+    jsonschema.validate(load(f"kuberay/{name}"), KUBERAY_SCHEMAS[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value"),
+    [
+        ("raycluster.yaml", ["spec", "rayVersoin"], "2.60.0"),
+        ("raycluster.yaml", ["apiVersion"], "ray.io/v1alpha1"),
+        ("raycluster.yaml", ["spec", "headGroupSpec", "rayStartParams", "num-cpus"], 0),
+        ("rayjob.yaml", ["spec", "rayClusterSpec", "workerGroupSpecs", 0, "maxReplica"], 1),
+        ("rayjob.yaml", ["spec", "submissionMode"], "KubernetesMode"),
+    ],
+)
+def test_kuberay_faults_are_noticed(name, path, value):
+    manifest = load(f"kuberay/{name}")
+    holder = manifest
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(manifest, KUBERAY_SCHEMAS[name])
+
+
+@pytest.mark.parametrize("name", KUBERAY_SCHEMAS)
+def test_kuberay_pods_fit_together(name):
+    spec = cluster_spec(name)
+    assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    images = {container["image"] for pod in pods(spec) for container in pod["containers"]}
+    assert len(images) == 1
+    for pod in pods(spec):
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        mounts = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+        assert mounts == volumes
+        assert "runyard" in volumes, "data and runs are shared"
+    for group in spec["workerGroupSpecs"]:
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+        assert int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]) >= 1
+
+
+def test_runtime_env_is_valid_and_the_rayjobs_is_the_same():
+    from ray.runtime_env import RuntimeEnv
+
+    runtime_env = load("runtime_env.yaml")
+    assert RuntimeEnv(**runtime_env)
+    assert runtime_env["env_vars"]["PYTHONPATH"] == "platform"
+    of_the_job = yaml.safe_load(load("kuberay/rayjob.yaml")["spec"]["runtimeEnvYAML"])
+    folder = of_the_job.pop("working_dir").removeprefix("local://")
+    assert of_the_job == runtime_env
+    assert f"WORKDIR {folder}\n" in (CLUSTER / "Dockerfile").read_text()
+
+
+def mlflow_server_options() -> set[str]:
+    from mlflow.cli import server
+
+    return {name for option in server.params for name in (*option.opts, *option.secondary_opts)}
+
+
+@pytest.mark.parametrize("file", ["docker-compose.yaml", "kubernetes.yaml"])
+def test_mlflow_is_started_with_options_that_it_has(file):
+    documents = list(yaml.safe_load_all((CLUSTER / "mlflow" / file).read_text()))
+    if file == "docker-compose.yaml":
+        arguments = documents[0]["services"]["mlflow"]["command"]
+    else:
+        arguments = documents[1]["spec"]["template"]["spec"]["containers"][0]["args"]
+    given = {argument.partition("=")[0] for argument in arguments}
+    assert given <= mlflow_server_options()
+    assert {"--allowed-hosts", "--backend-store-uri", "--artifacts-destination"} <= given
+
+
+def test_mlflow_listens_on_loopback_and_no_password_has_a_default():
+    text = (CLUSTER / "mlflow/docker-compose.yaml").read_text()
+    services = yaml.safe_load(text)["services"]
+    assert services["mlflow"]["ports"] == ["${MLFLOW_BIND:-127.0.0.1}:5000:5000"]
+    assert not any("ports" in services[name] for name in ("postgres", "minio"))
+    assert set(re.findall(r"\$\{(\w+_PASSWORD):\?", text)) == {"POSTGRES_PASSWORD", "MINIO_ROOT_PASSWORD"}
+    assert not re.search(r"PASSWORD:-", text)
+
+
+def test_mlflow_on_kubernetes_fits_together():
+    service, deployment = yaml.safe_load_all((CLUSTER / "mlflow/kubernetes.yaml").read_text())
+    pod = deployment["spec"]["template"]
+    assert service["spec"]["selector"] == pod["metadata"]["labels"] == deployment["spec"]["selector"]["matchLabels"]
+    container = pod["spec"]["containers"][0]
+    assert service["spec"]["ports"][0]["targetPort"] in {port["name"] for port in container["ports"]}
+    used = {name for argument in container["args"] for name in re.findall(r"\$\((\w+)\)", argument)}
+    assert used <= {variable["name"] for variable in container["env"]}
+    assert pod["spec"]["enableServiceLinks"] is False
