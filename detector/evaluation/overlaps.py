@@ -1,0 +1,73 @@
+"""Overlaps of detections with the ground truth of their image, as flat lists of pairs.
+
+D detections, K annotations, P pairs. An image has a few objects and up to a hundred detections, so that a dense matrix
+per image would be many small arrays and a dense matrix over images mostly empty: pairs are made for whole columns at
+once instead, in chunks of bounded size. float64 throughout, in the order of operations of pycocotools' C code, so that
+a threshold is passed by the same pairs.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.data.samples import Dataset
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+_PAIRS_PER_CHUNK = 1_000_000
+
+
+def image_of_annotation(dataset: Dataset) -> Indices:
+    """(K,) the image index of every annotation row."""
+    return np.repeat(np.arange(len(dataset), dtype=np.int64), np.diff(dataset.offsets))
+
+
+def pairs_within_groups(detection_group: Indices, truth_group: Indices) -> Iterator[tuple[Indices, Indices]]:
+    """All (detection, annotation) pairs of equal group, as two (P,) row-index columns per chunk.
+
+    Pairs are ordered by detection row, then by annotation row. All pairs of one detection are in the same chunk;
+    detections without annotations appear in none.
+    """
+    order = np.argsort(truth_group, kind="stable")
+    sorted_groups = truth_group[order]
+    first = np.searchsorted(sorted_groups, detection_group, side="left")
+    counts = np.searchsorted(sorted_groups, detection_group, side="right") - first
+    ends = np.cumsum(counts)
+    begin = 0
+    while begin < len(counts):
+        done = ends[begin - 1] if begin else 0
+        end = max(int(np.searchsorted(ends, done + _PAIRS_PER_CHUNK, side="right")), begin + 1)
+        chunk_counts = counts[begin:end]
+        detections = np.repeat(np.arange(begin, end, dtype=np.int64), chunk_counts)
+        within = np.arange(len(detections)) - np.repeat(ends[begin:end] - chunk_counts - done, chunk_counts)
+        if len(detections):
+            yield detections, order[np.repeat(first[begin:end], chunk_counts) + within]
+        begin = end
+
+
+def pair_ious(detections_xywh: Floats, truth_xywh: Floats, is_crowd: NDArray[np.bool_]) -> Floats:
+    """IoU of paired (P, 4) x, y, width, height boxes: (P,) in [0, 1]; against a crowd, intersection over the
+    detection's area. Boxes that do not overlap, and empty ones, have 0."""
+    left_top = np.maximum(detections_xywh[:, :2], truth_xywh[:, :2])
+    right_bottom = np.minimum(
+        detections_xywh[:, :2] + detections_xywh[:, 2:], truth_xywh[:, :2] + truth_xywh[:, 2:]
+    )  # fmt: skip
+    sides = np.maximum(right_bottom - left_top, 0.0)
+    intersection = sides[:, 0] * sides[:, 1]
+    detection_area = detections_xywh[:, 2] * detections_xywh[:, 3]
+    truth_area = truth_xywh[:, 2] * truth_xywh[:, 3]
+    union = np.where(is_crowd, detection_area, detection_area + truth_area - intersection)
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=intersection > 0)
+
+
+def best_of_each_detection(detections: Indices, values: Floats) -> tuple[Indices, Indices]:
+    """The pair with the largest value of each detection; among equal ones the first.
+
+    `detections` (P,) must be ascending. Returns (n,) detection rows and (n,) positions in the pair columns.
+    """
+    starts = np.flatnonzero(np.diff(detections, prepend=-1))
+    largest = np.repeat(np.maximum.reduceat(values, starts), np.diff(starts, append=len(values)))
+    position = np.where(values == largest, np.arange(len(values)), len(values))
+    return detections[starts], np.minimum.reduceat(position, starts)
