@@ -99,17 +99,18 @@ def write_coco_results(table: DetectionTable, dataset: Dataset, path: Path, *, f
     write_json(path, rows)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
     """Writes `value` as JSON: beside the target first, then renamed over it, so that no half file is ever seen.
 
-    Folders are made; NaN is refused (ValueError), for it is not JSON.
+    Folders are made; NaN is refused (ValueError), for it is not JSON. Only ASCII is written: a file name may hold bytes
+    that are no text, which UTF-8 cannot encode and JSON's escapes can.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with beside.open("w", encoding="utf-8") as file:
             # dumps, not dump: only the former uses the C encoder, 5 times faster on half a million rows.
-            file.write(json.dumps(value, allow_nan=False))
+            file.write(json.dumps(value, allow_nan=False, indent=indent))
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)

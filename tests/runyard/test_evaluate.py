@@ -117,6 +117,15 @@ def test_class_names_are_printed_as_they_stand(write):
     assert "\x1b" not in text
 
 
+def test_names_that_are_no_text_are_reported_and_printed(write, tmp_path):
+    truth = copy.deepcopy(TRUTH)
+    truth["categories"][0]["name"] = "fish \ud800"
+    files = write("t\udcff.json", truth), write("d.json", FOUND)
+    report = evaluate_files(*files, json_out=tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text())["per_class"][0]["name"] == "fish \ud800"
+    render_report(report).encode("utf-8")
+
+
 def test_hopeless_files_are_refused_with_one_line(files, write, tmp_path):
     truth, found = files
     bad = [
