@@ -1,0 +1,33 @@
+#!/usr/bin/env python3
+"""Table 1: RetinaNet and IoU-aware RetinaNet on COCO, R50, R101 and X101, 12 epochs at [800, 1333].
+
+    experiments/coco_main.py --data /data/coco --row r50-iou --workers 8
+
+Expected (test-dev AP): r50 35.9 -> 36.9, r101 38.1 -> 39.2, x101 39.0 -> 40.6 (baseline -> iou).
+GPU hours: not measured. Run the same command again to continue an interrupted run.
+"""
+
+import sys
+
+import _bootstrap
+
+RUNTIME_ENV = _bootstrap.bootstrap()
+
+from recipes import TABLE1_ROWS, smoke, table1  # noqa: E402
+
+from runyard import entry  # noqa: E402
+
+
+def run() -> None:
+    """Parses the command line and runs the experiment."""
+    spec, options = entry.parse(table1, ("r50-iou", *TABLE1_ROWS), smoke, __doc__ or "")
+    if options.dry_run:
+        entry.print_dry_run(spec)
+        return
+    from runyard.experiment import run_experiment
+
+    run_experiment(spec, launcher=options.launcher, smoke=options.smoke, runtime_env=RUNTIME_ENV)
+
+
+if __name__ == "__main__":
+    sys.exit(entry.main(run))

@@ -1,0 +1,125 @@
+"""What every experiment's command line shares: typed options over the spec, smoke and dry runs, one-line errors.
+
+Showing the help imports no torch: whatever needs it is imported when a run really starts.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from detector.config import DataConfig, LossConfig, ModelConfig, OptimConfig, ScoringConfig
+from detector.errors import InputError
+from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig, to_dict
+
+_FLAT = tyro.conf.arg(name="")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of one experiment."""
+
+    source: Annotated[SourceConfig, _FLAT] = field(default_factory=SourceConfig)
+    runtime: Annotated[RuntimeConfig, _FLAT] = field(default_factory=RuntimeConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    protocol: Literal["coco", "voc"] = "coco"
+    seed: int = 0
+    row: str = ""
+    """Which of the table's rows, where there are several."""
+    smoke: bool = False
+    """Everything made tiny, on generated images unless --data is given: proves that it runs, its numbers mean nothing."""
+    dry_run: bool = False
+    """Print what would run, what it needs and its spec, then stop."""
+    launcher: Literal["ray", "local"] = "ray"
+    """'local' trains in this process with plain torch."""
+
+    @classmethod
+    def of(cls, spec: ExperimentSpec, row: str) -> "Options":
+        """The options whose defaults are a recipe's values."""
+        shared = {f.name: getattr(spec, f.name) for f in fields(cls) if hasattr(spec, f.name)}
+        return cls(**shared, row=row)
+
+    def apply(self, spec: ExperimentSpec) -> ExperimentSpec:
+        """The recipe with these values in it."""
+        return replace(spec, **{f.name: getattr(self, f.name) for f in fields(self) if hasattr(spec, f.name)})
+
+
+def parse(
+    recipe: Callable[[str], ExperimentSpec],
+    rows: Sequence[str],
+    smoke: Callable[[ExperimentSpec], ExperimentSpec],
+    description: str,
+    arguments: Sequence[str] | None = None,
+) -> tuple[ExperimentSpec, Options]:
+    """The spec that a command line asks for: a row's recipe, made tiny for --smoke, with the typed options over it."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # These two decide the defaults of all others, so they are read first.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--row", choices=rows, default=rows[0])
+    first.add_argument("--smoke", action="store_true")
+    chosen, _ = first.parse_known_args(arguments)
+    spec = recipe(chosen.row)
+    if chosen.smoke:
+        spec = smoke(spec)
+    options = tyro.cli(Options, default=Options.of(spec, chosen.row), args=arguments, description=description)
+    return options.apply(spec), options
+
+
+def main(run: Callable[[], None]) -> int:
+    """Runs a command; a user's mistake becomes one line and status 2, an interruption status 130 or 143."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        run()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough; without this Python complains again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt as interruption:
+        print("interrupted; the same command continues the run", file=sys.stderr)
+        return 143 if isinstance(interruption, Terminated) else 130
+    return 0
+
+
+def describe(spec: ExperimentSpec) -> dict[str, Any]:
+    """What a dry run prints."""
+    runtime = spec.runtime
+    return {
+        "trials": 1,
+        "workers": runtime.workers,
+        "cpus": runtime.workers * runtime.cpus_per_worker,
+        "gpus_per_worker": "one each, where there are any"
+        if runtime.gpus_per_worker is None
+        else runtime.gpus_per_worker,
+        "images_a_step": spec.optim.batch_size,
+        "learning_rate": spec.optim.scaled_learning_rate,
+        "training_hash": spec.training_hash,
+        "scoring_hash": spec.scoring_hash,
+        "estimated_gpu_hours": "not measured",
+        "spec": to_dict(spec),
+    }
+
+
+def print_dry_run(spec: ExperimentSpec) -> None:
+    """Prints `describe` as JSON; its `spec` is what the plain-torch launcher reads."""
+    print(json.dumps(describe(spec), indent=1))
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, handled as Ctrl-C is."""
+
+
+def _terminate(signum: int, frame: object) -> None:
+    raise Terminated

@@ -1,0 +1,160 @@
+"""What happens once, before any worker starts: open and check the data, find the weights, claim the run's folder.
+
+All that a user can get wrong and that can be known early is found here. Imports no ray, no mlflow and no tyro.
+"""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import save_file
+from torch import Tensor
+
+from detector.backbones import build_backbone, load_imagenet_weights
+from detector.data.cache import save_dataset
+from detector.data.epoch_plan import trainable_images
+from detector.data.fingerprint import fingerprint
+from detector.data.layouts import open_splits
+from detector.data.samples import Dataset
+from detector.errors import ConfigError
+from runyard.layout import RunFolder, atomic_write_json, run_name, safe_name
+from runyard.manifest import build_manifest
+from runyard.spec import ExperimentSpec, differences, from_dict, to_dict
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that workers can start on."""
+
+    spec: ExperimentSpec
+    """With absolute paths and the run's name filled in."""
+    folder: RunFolder
+    manifest: dict[str, Any]
+    train_images: int
+    val_images: int
+    resumed: bool
+    """The folder already held this very run."""
+
+
+def default_storage() -> Path:
+    """./runs; inside a Ray job a folder of the home directory, as the job's own directory does not last."""
+    return Path.home() / "runyard" / "runs" if in_ray_job() else Path("runs").resolve()
+
+
+def in_ray_job() -> bool:
+    """Whether this process is the driver of a job that was submitted to a cluster."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def prepare(spec: ExperimentSpec) -> PreparedRun:
+    """Checks everything, writes spec, manifest, data columns and initial weights into the run's folder.
+
+    Raises DatasetError, ConfigError and CheckpointError for what the user has to mend; an existing folder of the same
+    name is only reused for the same training hash and the same data.
+    """
+    train, val = _open_data(spec)
+    name = spec.runtime.name or run_name(f"{spec.recipe}-{train.name.partition('/')[0]}", spec.training_hash)
+    if spec.runtime.name is not None and safe_name(name) != name:
+        raise ConfigError(
+            "cannot be the name of a folder", field="runtime.name", value=name, remedy=f"Try {safe_name(name)}"
+        )
+    storage = (spec.runtime.storage or default_storage()).expanduser()
+    if "://" in str(storage) or ":/" in str(storage):
+        raise ConfigError(
+            "must be a folder, on a cluster one that all nodes share",
+            field="runtime.storage", value=str(storage), remedy="Mount the bucket or file system, and name the folder",
+        )  # fmt: skip
+    folder = RunFolder(storage.resolve() / name)
+    spec = replace(
+        spec,
+        source=replace(spec.source, data=spec.source.data.resolve() if spec.source.data else None),
+        runtime=replace(spec.runtime, storage=folder.root.parent, name=name),
+    )
+    trainable_images(train, spec.data)
+    fingerprints = {"train": fingerprint(train), "val": fingerprint(val)}
+    resumed = _check_identity(folder, spec, fingerprints)
+    weights = None if resumed or spec.model.backbone.weights == "none" else _imagenet_weights(spec)
+    manifest = build_manifest(dataset_fingerprints=fingerprints, seed=spec.seed)
+    try:
+        folder.root.mkdir(parents=True, exist_ok=True)
+        save_dataset(train, folder.dataset("train"))
+        save_dataset(val, folder.dataset("val"))
+        if weights is not None:
+            _save_weights(weights, folder.initial_weights)
+        atomic_write_json(folder.manifest, manifest)
+        atomic_write_json(folder.spec, to_dict(spec))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be written ({error.strerror})", field="runtime.storage", file=folder.root,
+            remedy="Name a folder with --storage that this user may write to",
+        ) from error  # fmt: skip
+    return PreparedRun(spec, folder, manifest, len(train), len(val), resumed)
+
+
+def _open_data(spec: ExperimentSpec) -> tuple[Dataset, Dataset]:
+    source = spec.source
+    if source.data is None and source.train_annotations is None:
+        raise ConfigError(
+            "no data set was named",
+            field="source.data",
+            remedy="Give its folder with --data; --smoke runs on a small generated one",
+        )
+    train, val = open_splits(
+        source.data,
+        spec.data.train_split,
+        spec.data.val_split,
+        format=source.format,
+        classes=spec.data.classes,
+        train_annotations=source.train_annotations,
+        train_images=source.train_images,
+        val_annotations=source.val_annotations,
+        val_images=source.val_images,
+    )
+    if spec.data.val_limit is not None:
+        val = val.subset(np.arange(min(spec.data.val_limit, len(val))))
+    return train, val
+
+
+def _check_identity(folder: RunFolder, spec: ExperimentSpec, fingerprints: dict[str, str]) -> bool:
+    """Whether the folder holds this run already; ConfigError where it holds another one."""
+    if not folder.spec.exists():
+        return False
+    try:
+        earlier = from_dict(json.loads(folder.spec.read_text()))
+        recorded = json.loads(folder.manifest.read_text())["dataset_fingerprints"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"holds a run that cannot be read ({error})", file=folder.root, remedy="Move it away, or use another --name"
+        ) from error
+    changes = differences(earlier, spec)
+    if earlier.training_hash != spec.training_hash:
+        raise ConfigError(f"holds another run: {'; '.join(changes)}", file=folder.root, remedy="Use another --name")
+    edited = [split for split in ("train", "val") if recorded.get(split) != fingerprints[split]]
+    if edited and not _only_scoring_changed(earlier, spec, edited):
+        raise ConfigError(
+            f"the data set has changed since this run started ({' and '.join(edited)})",
+            file=folder.root,
+            remedy="Use another --name, or restore the data",
+        )
+    return True
+
+
+def _only_scoring_changed(earlier: ExperimentSpec, spec: ExperimentSpec, edited: list[str]) -> bool:
+    """Another validation selection of the same trained weights is a new evaluation, no edited data set."""
+    return edited == ["val"] and earlier.scoring_hash != spec.scoring_hash
+
+
+def _imagenet_weights(spec: ExperimentSpec) -> dict[str, Tensor]:
+    """The trunk's weights, checked against the trunk: workers on other nodes read them from the run's folder."""
+    trunk = build_backbone(spec.model.backbone)
+    load_imagenet_weights(trunk, spec.model.backbone.name, spec.source.weights_file)
+    return dict(trunk.state_dict())
+
+
+def _save_weights(weights: dict[str, Tensor], target: Path) -> None:
+    beside = target.with_name(f".{target.name}.partial")
+    save_file(weights, beside)
+    os.replace(beside, target)

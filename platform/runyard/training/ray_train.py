@@ -1,0 +1,159 @@
+"""The Ray Train launcher: the same training loop on as many workers as the spec asks for."""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+from ray.train import (
+    Checkpoint,
+    CheckpointUploadMode,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
+
+from detector.errors import ConfigError, InputError
+from runyard.layout import RunFolder
+from runyard.spec import ExperimentSpec, from_dict, to_dict
+
+CONTROLLER_FAILURES = 5
+"""Attempts to start a worker group before the run fails; Ray's own default retries forever in silence."""
+
+ENVIRONMENT = {
+    # A report waits for the controller's next poll, 2 s by default.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Where metrics are exported and to whom is not ours to decide on a user's machine.
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+OBJECT_STORE_BYTES = 200_000_000
+"""Nothing but small results passes through the object store of a cluster of our own; Ray would take a third of memory."""
+
+
+class TrainingError(RuntimeError):
+    """Training failed for good; carries the first worker's own error as its cause where there is one."""
+
+
+class RayContext:
+    """This worker's place in Ray's worker group."""
+
+    def __init__(self) -> None:
+        context = ray.train.get_context()
+        self.rank: int = context.get_world_rank()
+        self.world_size: int = context.get_world_size()
+        self.device = ray.train.torch.get_device()
+
+    def report(self, metrics: dict[str, float], checkpoint: Path) -> None:
+        """Registers the checkpoint that rank 0 has written to the run's folder, where it stays: nothing is copied."""
+        ray.train.report(
+            metrics,
+            checkpoint=Checkpoint.from_directory(checkpoint) if self.rank == 0 else None,
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+        )
+
+
+def connect(spec: ExperimentSpec, runtime_env: dict[str, Any]) -> None:
+    """Connects to the cluster that $RAY_ADDRESS or this machine has, else starts one in this process.
+
+    A cluster of our own gets as many CPUs as the workers need, though the machine may have fewer.
+    """
+    if ray.is_initialized():
+        return
+    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
+    # Ray refuses a variable that the submission has set already, even to the same value.
+    own = {name: value for name, value in ENVIRONMENT.items() if name not in (submitted.get("env_vars") or {})}
+    runtime_env = {**runtime_env, "env_vars": {**own, **runtime_env.get("env_vars", {})}}
+    options: dict[str, Any] = {"runtime_env": runtime_env, "logging_level": logging.WARNING}
+    try:
+        ray.init(address="auto", **options)
+    except ConnectionError:
+        cpus = max(os.cpu_count() or 1, spec.runtime.workers * spec.runtime.cpus_per_worker)
+        ray.init(
+            address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **options
+        )
+
+
+def launch(spec: ExperimentSpec, folder: RunFolder) -> dict[str, Any]:
+    """Trains a prepared run on a connected Ray cluster and returns the final metrics.
+
+    Raises ConfigError where the cluster can never hold the workers, the workers' own InputError for a user's mistake
+    that only they could see, TrainingError for the rest.
+    """
+    gpus = gpus_per_worker(spec)
+    check_resources(spec, gpus)
+    # Ray's list of checkpoints is of no use to us after a restart (the run folder is searched instead), and Ray refuses
+    # to start when a checkpoint on that list has been pruned.
+    (folder.root / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
+    trainer = ray.train.torch.TorchTrainer(
+        _train_worker,
+        train_loop_config={"spec": to_dict(spec), "folder": str(folder.root)},
+        torch_config=ray.train.torch.TorchConfig(timeout_s=int(spec.runtime.collective_timeout_s)),
+        scaling_config=ScalingConfig(
+            num_workers=spec.runtime.workers,
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": spec.runtime.cpus_per_worker, **({"GPU": gpus} if gpus else {})},
+        ),
+        run_config=RunConfig(
+            name=folder.root.name,
+            storage_path=str(folder.root.parent),
+            failure_config=FailureConfig(
+                max_failures=spec.runtime.max_failures, controller_failure_limit=CONTROLLER_FAILURES
+            ),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except TrainingFailedError as error:
+        raise _first_cause(error) from error
+    return dict(result.return_value)
+
+
+def gpus_per_worker(spec: ExperimentSpec) -> int:
+    """GPUs of one worker: what the spec says, else one where the cluster has as many as there are workers."""
+    if spec.runtime.gpus_per_worker is not None:
+        return spec.runtime.gpus_per_worker
+    return int(ray.cluster_resources().get("GPU", 0) >= spec.runtime.workers)
+
+
+def check_resources(spec: ExperimentSpec, gpus: int) -> None:
+    """ConfigError where the cluster, as it stands and without an autoscaler, is too small for the workers."""
+    have = ray.cluster_resources()
+    runtime = spec.runtime
+    for kind, needed in (("CPU", runtime.workers * runtime.cpus_per_worker), ("GPU", runtime.workers * gpus)):
+        if needed > have.get(kind, 0) and not os.environ.get("RUNYARD_AUTOSCALING"):
+            raise ConfigError(
+                f"{runtime.workers} workers need {needed} {kind}, the cluster has {have.get(kind, 0):g}",
+                field="runtime.workers",
+                remedy="Ask for fewer workers, add nodes, or set RUNYARD_AUTOSCALING=1 where nodes are added on demand",
+            )
+
+
+def _train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
+    # Imported here: the driver's process needs no model.
+    from runyard.training.worker import train
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return train(from_dict(config["spec"]), RunFolder(Path(config["folder"])), RayContext())
+
+
+def _first_cause(error: TrainingFailedError) -> Exception:
+    """The error of the lowest failed rank, as the user should see it."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for _, failure in sorted(failures.items()):
+        cause = getattr(failure, "cause", failure)
+        while getattr(cause, "__cause__", None) is not None and not isinstance(cause, InputError):
+            cause = cause.__cause__
+        if isinstance(cause, InputError):
+            return cause
+        return TrainingError(f"{type(cause).__name__}: {cause}")
+    return TrainingError(str(error))
