@@ -1,0 +1,331 @@
+"""Runs in an MLflow store, found again by our own identity. The driver's side only; the one module that imports mlflow.
+
+Every call goes through the client with an explicit run id: no active run, no autologging. What MLflow raises becomes a
+TrackingError without credentials in its text: unavailable (worth another try), refused, or one record refused.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+# MLflow reports its use and draws its HTTP settings from the environment. Its own defaults try a dead server for four
+# minutes; the replayer has its own patience. All can still be set from outside.
+for _name, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+import requests  # noqa: E402
+from mlflow.entities import Metric, Param, RunTag, ViewType  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.tracking import MlflowClient  # noqa: E402
+from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
+
+from runyard.layout import safe_name  # noqa: E402
+from runyard.manifest import without_secrets  # noqa: E402
+from runyard.tracking.journal import RunStatus  # noqa: E402
+from runyard.tracking.names import (  # noqa: E402
+    MAX_PARAMETER_LENGTH,
+    artifact_folder,
+    flat_parameters,
+    tracked_name,
+)
+from runyard.tracking.stores import (  # noqa: E402
+    RecordRefusedError,
+    TrackingRefusedError,
+    TrackingUnavailableError,
+    artifact_location,
+    sqlite_lock,
+)
+
+IDENTITY_TAG = "runyard.run_id"
+_JOURNAL_TAG = "runyard.journal"
+_PARENT_TAG = "mlflow.parentRunId"
+_METRICS_A_BATCH = 800
+_PARAMS_OR_TAGS_A_BATCH = 100
+_MAX_TAG_LENGTH = 5000
+_ARTIFACT_TIMEOUT_S = 120
+_CREDENTIAL_CODES = {"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"}
+_INVALID_CODES = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"}
+
+_log = logging.getLogger(__name__)
+# "Creating initial MLflow database tables..." is no news to the user of a progress bar.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run as tracking knows it, whichever store it is in."""
+
+    identity: str
+    """What makes it this run and no other (the run's name, a trial's id): it is found again by this."""
+    name: str
+    parent: str | None = None
+    """Identity of the sweep's run."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Set when the run is created."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "TrackedRun":
+        return cls(str(fields["identity"]), str(fields["name"]), fields.get("parent"), dict(fields.get("tags", {})))
+
+
+@dataclass(frozen=True)
+class MetricValue:
+    """One point of a metric's curve."""
+
+    name: str
+    value: float
+    step: int
+    time_s: float
+
+
+class MlflowTracker:
+    """One experiment in one store. Making it contacts nothing; every method may raise TrackingError."""
+
+    def __init__(self, tracking_uri: str, experiment: str) -> None:
+        """`tracking_uri` as `stores.resolve_tracking_uri` gives it."""
+        self.tracking_uri = tracking_uri
+        self.experiment = experiment
+        self._client: MlflowClient | None = None
+        self._experiment_id: str | None = None
+        self._opening = threading.Lock()
+
+    def experiment_id(self) -> str:
+        """The experiment's id, made where it does not exist; the first call is the check that the store can be used.
+
+        Answers or raises within about 10 seconds, also on a server that accepts and never answers.
+        """
+        with self._opening, self._translated(), sqlite_lock(self.tracking_uri):
+            if self._experiment_id is None:
+                client = MlflowClient(self.tracking_uri)
+                self._experiment_id = self._find_or_create_experiment(client)
+                self._client = client
+            return self._experiment_id
+
+    def open_run(self, run: TrackedRun, *, journal: str | None = None, start_time_s: float | None = None) -> str:
+        """MLflow's id of a run, which is created where the experiment has none of this identity (and this journal)."""
+        experiment_id = self.experiment_id()
+        with self._translated(), sqlite_lock(self.tracking_uri):
+            if (found := self._find(experiment_id, run.identity, journal)) is not None:
+                return found
+            tags = {tracked_name(key): str(value)[:_MAX_TAG_LENGTH] for key, value in run.tags.items()}
+            tags[IDENTITY_TAG] = safe_name(run.identity)
+            if journal is not None:
+                tags[_JOURNAL_TAG] = journal
+            start_ms = _milliseconds(start_time_s or time.time())
+            if run.parent is not None:
+                parent = self._find(experiment_id, run.parent)
+                if parent is None:
+                    parent = self._create(experiment_id, run.parent, {IDENTITY_TAG: safe_name(run.parent)}, start_ms)
+                tags[_PARENT_TAG] = parent
+            return self._create(experiment_id, run.name, tags, start_ms)
+
+    def log_metrics(self, run_id: str, metrics: Sequence[MetricValue]) -> None:
+        """Add points to curves; the same point sent twice is kept once. Non-finite values become tags."""
+        finite = []
+        tags: dict[str, str] = {}
+        for metric in metrics:
+            name = tracked_name(metric.name)
+            if name != metric.name:
+                tags[f"original_name/{name}"] = metric.name
+            if abs(metric.value) <= 1.7e308:
+                finite.append(Metric(name, metric.value, _milliseconds(metric.time_s), metric.step))
+            else:
+                tags[f"non_finite/{name}"] = f"{metric.value} at step {metric.step}"
+        with self._translated():
+            for batch in _batches(finite, _METRICS_A_BATCH):
+                self._open_client().log_batch(run_id, metrics=batch)
+        self.set_tags(run_id, tags)
+
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Add a nested mapping as flat parameters; long values go to the artifact params/long_values.json.
+
+        MLflow's parameters cannot be changed: where a resumed run has another value (its number of workers), the first
+        stays and the new one becomes a tag.
+        """
+        flat = {tracked_name(name): value for name, value in flat_parameters(params).items()}
+        long_values = {name: value for name, value in flat.items() if len(value) > MAX_PARAMETER_LENGTH}
+        with self._translated():
+            client = self._open_client()
+            known = client.get_run(run_id).data.params
+            new = [Param(name, value) for name, value in flat.items() if name not in known and name not in long_values]
+            for batch in _batches(new, _PARAMS_OR_TAGS_A_BATCH):
+                client.log_batch(run_id, params=batch)
+        changed = {name for name, value in known.items() if flat.get(name, value) != value}
+        self.set_tags(run_id, {f"changed/{name}": flat[name] for name in changed})
+        if long_values:
+            try:
+                with self._translated():
+                    client.log_dict(run_id, long_values, "params/long_values.json")
+            except TrackingUnavailableError as error:
+                # The artifact store may be broken alone; the spec among the artifacts holds these values too.
+                _log.warning("long parameter values were not uploaded: %s", error)
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags, replacing their former values; very long values are cut."""
+        items = [RunTag(tracked_name(key), str(value)[:_MAX_TAG_LENGTH]) for key, value in tags.items()]
+        with self._translated():
+            for batch in _batches(items, _PARAMS_OR_TAGS_A_BATCH):
+                self._open_client().log_batch(run_id, tags=batch)
+
+    def get_tags(self, run_id: str) -> dict[str, str]:
+        """All tags of a run."""
+        with self._translated():
+            return dict(self._open_client().get_run(run_id).data.tags)
+
+    def log_artifact(self, run_id: str, path: Path, folder: str = "") -> None:
+        """Upload a file, or a folder's content, under a folder of the run's artifacts; a former upload is replaced."""
+        client = self._open_client()
+        with self._translated(), _patient_requests():
+            try:
+                upload = client.log_artifacts if path.is_dir() else client.log_artifact
+                upload(run_id, str(path), artifact_folder(folder) or None)
+            except (MlflowException, requests.RequestException, OSError):
+                raise
+            except Exception as error:
+                # Buckets are reached through their vendors' libraries, whose errors have no base in common.
+                raise OSError(f"the artifact store failed with {type(error).__name__}: {error}") from error
+
+    def set_status(self, run_id: str, status: RunStatus, message: str = "", time_s: float | None = None) -> None:
+        """RUNNING, or how the run has ended, with a message as a tag."""
+        with self._translated():
+            if status == "RUNNING":
+                self._open_client().update_run(run_id, status=status)
+            else:
+                self._open_client().set_terminated(run_id, status, _milliseconds(time_s or time.time()))
+        if message:
+            self.set_tags(run_id, {"status_message": without_secrets(message)})
+
+    def require_active(self, run_id: str) -> None:
+        """Raise TrackingRefusedError where somebody has deleted the run."""
+        with self._translated():
+            stage = self._open_client().get_run(run_id).info.lifecycle_stage
+        if stage != "active":
+            raise TrackingRefusedError(
+                f"run {run_id} was deleted", file=self._shown_uri, remedy="Restore it in the MLflow UI"
+            )
+
+    @property
+    def _shown_uri(self) -> str:
+        return without_secrets(self.tracking_uri)
+
+    def _open_client(self) -> MlflowClient:
+        if self._client is None:
+            self.experiment_id()
+        assert self._client is not None
+        return self._client
+
+    def _find_or_create_experiment(self, client: MlflowClient) -> str:
+        existing = client.get_experiment_by_name(self.experiment)
+        if existing is None:
+            location = artifact_location(self.tracking_uri, self.experiment)
+            try:
+                return str(client.create_experiment(self.experiment, artifact_location=location))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            existing = client.get_experiment_by_name(self.experiment)  # somebody was faster
+        if existing is None or existing.lifecycle_stage != "active":
+            raise TrackingRefusedError(
+                "the experiment was deleted",
+                file=self._shown_uri,
+                field="experiment",
+                value=self.experiment,
+                remedy="Restore it with `mlflow experiments restore`, or choose another name",
+            )
+        return str(existing.experiment_id)
+
+    def _find(self, experiment_id: str, identity: str, journal: str | None = None) -> str | None:
+        assert self._client is not None
+        condition = f"tags.`{IDENTITY_TAG}` = '{safe_name(identity)}'"
+        if journal is not None:
+            condition += f" AND tags.`{_JOURNAL_TAG}` = '{journal}'"
+        found = self._client.search_runs(
+            [experiment_id],
+            condition,
+            run_view_type=ViewType.ACTIVE_ONLY,
+            order_by=["attributes.start_time DESC"],
+            max_results=1,
+        )
+        return str(found[0].info.run_id) if found else None
+
+    def _create(self, experiment_id: str, name: str, tags: dict[str, str], start_ms: int) -> str:
+        assert self._client is not None
+        run = self._client.create_run(experiment_id, start_time=start_ms, tags=tags, run_name=name)
+        return str(run.info.run_id)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except MlflowException as error:
+            raise self._translate(error.error_code, str(error.message)) from None
+        except requests.HTTPError as error:
+            status = error.response.status_code if error.response is not None else 500
+            code = {401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED"}.get(status, "")
+            raise self._translate(code, str(error)) from None
+        except (OSError, requests.RequestException, SQLAlchemyError) as error:
+            raise self._translate("", str(error)) from None
+        except ImportError as error:
+            remedy = "Install it where the driver runs, or use a URI such as postgresql+psycopg2://"
+            raise TrackingRefusedError(
+                f"needs a database driver ({error})", file=self._shown_uri, remedy=remedy
+            ) from None
+
+    def _translate(self, code: str, text: str) -> TrackingUnavailableError | TrackingRefusedError | RecordRefusedError:
+        reason = " ".join(without_secrets(text).split())[:300]
+        if "Invalid Host header" in text:
+            remedy = "Start that server with --allowed-hosts naming the host and port by which it is called"
+            return TrackingRefusedError(
+                "the tracking server refuses its own host name", file=self._shown_uri, remedy=remedy
+            )
+        if code in _CREDENTIAL_CODES:
+            remedy = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            return TrackingRefusedError(
+                f"the tracking server refuses these credentials ({code})", file=self._shown_uri, remedy=remedy
+            )
+        if code == "RESOURCE_DOES_NOT_EXIST":
+            return TrackingRefusedError(reason, file=self._shown_uri, remedy="Was the run or experiment deleted?")
+        if code in _INVALID_CODES:
+            return RecordRefusedError(reason, file=self._shown_uri)
+        return TrackingUnavailableError(
+            f"the tracking store cannot be reached ({reason})",
+            file=self._shown_uri,
+            remedy="Start it, or check the URI",
+        )
+
+
+def _milliseconds(time_s: float) -> int:
+    return int(time_s * 1000)
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+@contextmanager
+def _patient_requests() -> Iterator[None]:
+    """A server answers an upload only when it has stored the file, which takes longer than any other call."""
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    usual = os.environ[name]
+    os.environ[name] = str(max(int(usual), _ARTIFACT_TIMEOUT_S))
+    try:
+        yield
+    finally:
+        os.environ[name] = usual

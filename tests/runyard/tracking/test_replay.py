@@ -1,0 +1,293 @@
+"""From the journal to the store: once, in order, whatever fails in between."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from runyard.layout import RunFolder
+from runyard.tracking.journal import Journal, JournalError
+from runyard.tracking.mlflow_tracker import MlflowTracker, TrackedRun
+from runyard.tracking.replay import JournalReplayer, JournalUploader, remember_run, sync
+from runyard.tracking.stores import TrackingUnavailableError
+
+from detector.errors import InputError
+
+from .conftest import FaultyServer  # type: ignore[import-not-found]
+
+RUN = TrackedRun(identity="run-0123", name="run")
+
+
+def log_steps(journal: Journal, steps: range, value: float = 1.0) -> None:
+    for step in steps:
+        journal.append("metrics", {"step": step, "values": {"train/loss": value / (1 + step)}})
+
+
+def only_run(uri: str, experiment: str = "experiment") -> Run:
+    client = MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    return run
+
+
+def steps_of(uri: str, run: Run, metric: str = "train/loss") -> list[int]:
+    return [point.step for point in MlflowClient(uri).get_metric_history(run.info.run_id, metric)]
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def replayer(journal: Path, uri: str, experiment: str = "experiment") -> JournalReplayer:
+    return JournalReplayer(journal, MlflowTracker(uri, experiment), RUN, poll_s=0.02, first_retry_s=0.05)
+
+
+def test_a_whole_run_arrives_in_order_and_ends_truthfully(tracking_uri: str, tmp_path: Path) -> None:
+    path = tmp_path / "run" / "journal.jsonl"
+    with Journal(path) as journal:
+        journal.append("params", {"model": {"name": "resnet50"}})
+        journal.append("tag", {"key": "table", "value": "1"})
+        uploading = replayer(path, tracking_uri)
+        log_steps(journal, range(30))
+        (tmp_path / "run" / "plot.png").write_bytes(b"1")
+        journal.append("artifact", {"path": tmp_path / "run" / "plot.png", "artifact_path": "plots"})
+        journal.append("status", {"status": "FINISHED", "message": "done"})
+        assert uploading.close() == 0
+    run = only_run(tracking_uri)
+    assert steps_of(tracking_uri, run) == list(range(30))
+    assert run.data.params == {"model.name": "resnet50"}
+    assert run.data.tags["table"] == "1"
+    assert run.info.status == "FINISHED"
+    assert run.info.start_time <= run.info.end_time
+    client = MlflowClient(tracking_uri)
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "plots")] == ["plots/plot.png"]
+
+
+def test_replaying_again_adds_nothing(tracking_uri: str, tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        log_steps(journal, range(5))
+        journal.append("status", {"status": "FINISHED"})
+    assert replayer(path, tracking_uri).close() == 0
+    assert replayer(path, tracking_uri).close() == 0
+    assert steps_of(tracking_uri, only_run(tracking_uri)) == list(range(5))
+
+
+def test_a_driver_that_dies_between_upload_and_position_repeats_nothing(
+    tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        log_steps(journal, range(5))
+        dying = JournalUploader(path, MlflowTracker(tracking_uri, "experiment"), RUN)
+        monkeypatch.setattr(dying, "_save_position", lambda: None)
+        assert dying.upload() == 5
+        log_steps(journal, range(5, 8))
+    assert JournalUploader(path, MlflowTracker(tracking_uri, "experiment"), RUN).upload() == 8
+    assert steps_of(tracking_uri, only_run(tracking_uri)) == list(range(8))
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_steps_logged_again_after_a_resume_are_kept_once(tracking_uri: str, tmp_path: Path, restarted: bool) -> None:
+    path = tmp_path / "journal.jsonl"
+    uploader = JournalUploader(path, MlflowTracker(tracking_uri, "experiment"), RUN)
+    with Journal(path) as journal:
+        journal.append("rewind", {"step": 0})
+        log_steps(journal, range(1, 8))
+        journal.append("status", {"status": "FAILED", "message": "worker lost"})
+        uploader.upload()
+        assert only_run(tracking_uri).info.status == "FAILED"
+        if restarted:
+            uploader = JournalUploader(path, MlflowTracker(tracking_uri, "experiment"), RUN)
+        journal.append("rewind", {"step": 4})
+        log_steps(journal, range(5, 11), value=2.0)
+        uploader.upload()
+        assert only_run(tracking_uri).info.status == "RUNNING"
+        journal.append("rewind", {"step": 9})
+        journal.append("status", {"status": "FINISHED"})
+        uploader.upload()
+    run = only_run(tracking_uri)
+    assert steps_of(tracking_uri, run) == list(range(1, 11))
+    assert run.data.tags["resumed_at_steps"] == "4, 9"
+    assert run.info.status == "FINISHED"
+
+
+def test_a_folder_trained_anew_is_another_run(tracking_uri: str, tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    for _ in range(2):
+        with Journal(path) as journal:
+            log_steps(journal, range(3))
+        assert JournalUploader(path, MlflowTracker(tracking_uri, "experiment"), RUN).upload() == 3
+        path.unlink()
+        time.sleep(0.002)
+    client = MlflowClient(tracking_uri)
+    runs = client.search_runs([client.get_experiment_by_name("experiment").experiment_id])
+    assert [steps_of(tracking_uri, run) for run in runs] == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_a_server_that_is_down_at_the_start_gets_everything_when_it_comes(
+    server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.stop()
+    with Journal(tmp_path / "j") as journal, caplog.at_level(logging.WARNING, "runyard.tracking.replay"):
+        uploading = replayer(tmp_path / "j", server.uri, "down at start")
+        log_steps(journal, range(20))
+        eventually(lambda: "cannot be reached" in caplog.text)
+        server.start()
+        log_steps(journal, range(20, 25))
+        assert uploading.close() == 0
+    assert steps_of(server.uri, only_run(server.uri, "down at start")) == list(range(25))
+    assert caplog.text.count("cannot be reached") == 1
+    assert caplog.text.count("answers again") == 1
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("fault", ["fails", "hangs"])
+def test_a_server_that_fails_in_the_middle(server: FaultyServer, tmp_path: Path, fault: str) -> None:
+    experiment = f"{fault} in the middle"
+    with Journal(tmp_path / "j") as journal:
+        uploading = replayer(tmp_path / "j", server.uri, experiment)
+        log_steps(journal, range(10))
+        eventually(lambda: uploading._uploader.left() == 0)
+        server.fault = fault
+        reached = server.requests
+        started = time.monotonic()
+        log_steps(journal, range(10, 200))
+        assert time.monotonic() - started < 5
+        eventually(lambda: server.requests > reached)
+        server.fault = None
+        journal.append("status", {"status": "FINISHED"})
+        assert uploading.close(60) == 0
+    run = only_run(server.uri, experiment)
+    assert steps_of(server.uri, run) == list(range(200))
+    assert run.info.status == "FINISHED"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_is_down_to_the_end_leaves_the_rest_to_sync(server: FaultyServer, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    remember_run(folder, "down to the end", RUN)
+    server.fault = "hangs"
+    with Journal(folder.journal) as journal:
+        uploading = replayer(folder.journal, server.uri, "down to the end")
+        log_steps(journal, range(10))
+        journal.append("status", {"status": "FINISHED"})
+        started = time.monotonic()
+        assert uploading.close(timeout_s=0.5) == 11
+        assert time.monotonic() - started < 2
+    with pytest.raises(TrackingUnavailableError):
+        sync(folder, server.uri)
+    server.fault = None
+    assert sync(folder, server.uri) == 11
+    assert sync(folder, server.uri) == 0
+    run = only_run(server.uri, "down to the end")
+    assert steps_of(server.uri, run) == list(range(10))
+    assert run.info.status == "FINISHED"
+
+
+def test_wrong_credentials_are_told_once_and_not_tried_again(
+    server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.fault = "wants credentials"
+    with Journal(tmp_path / "j") as journal:
+        reached = server.requests
+        uploading = replayer(tmp_path / "j", server.uri, "credentials")
+        log_steps(journal, range(10))
+        uploading._thread.join(30)
+        log_steps(journal, range(10, 20))
+        assert uploading.close() == 20
+    assert server.requests == reached + 1
+    assert caplog.text.count("MLFLOW_TRACKING_PASSWORD") == 1
+
+
+def test_a_run_deleted_by_hand_ends_the_upload_and_nothing_else(
+    tracking_uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Journal(tmp_path / "j") as journal:
+        uploading = replayer(tmp_path / "j", tracking_uri)
+        log_steps(journal, range(10))
+        eventually(lambda: uploading._uploader.left() == 0)
+        MlflowClient(tracking_uri).delete_run(only_run(tracking_uri).info.run_id)
+        log_steps(journal, range(10, 20))
+        uploading._thread.join(30)
+        assert uploading.close() == 10
+    assert "was deleted" in caplog.text
+
+
+def test_a_fault_of_our_own_does_not_reach_training(
+    tracking_uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(JournalUploader, "_upload_metrics", broken)
+    with Journal(tmp_path / "j") as journal:
+        uploading = replayer(tmp_path / "j", tracking_uri)
+        log_steps(journal, range(10))
+        assert uploading.close() == 10
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_an_artifact_that_cannot_be_stored_holds_up_nothing(tracking_uri: str, tmp_path: Path) -> None:
+    blocked = tmp_path / "store" / "mlartifacts"
+    blocked.write_text("a file where the artifacts' folder should be")
+    path = tmp_path / "run" / "journal.jsonl"
+    with Journal(path) as journal:
+        (tmp_path / "run" / "plot.png").write_bytes(b"1")
+        journal.append("artifact", {"path": tmp_path / "run" / "plot.png"})
+        journal.append("artifact", {"path": tmp_path / "run" / "gone.png"})
+        log_steps(journal, range(3))
+        journal.append("status", {"status": "FINISHED"})
+    assert replayer(path, tracking_uri).close() == 1
+    run = only_run(tracking_uri)
+    assert run.info.status == "FINISHED"
+    assert steps_of(tracking_uri, run) == [0, 1, 2]
+    assert json.loads(run.data.tags["runyard.artifacts_left"]) == [1]
+    blocked.unlink()
+    assert replayer(path, tracking_uri).close() == 0
+    assert [file.path for file in MlflowClient(tracking_uri).list_artifacts(run.info.run_id)] == ["plot.png"]
+
+
+def test_sync_closes_a_run_whose_process_is_gone_as_killed(tracking_uri: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    remember_run(folder, "experiment", TrackedRun("run-0123", "run", parent="sweep", tags={"table": "2"}))
+    with Journal(folder.journal) as journal:
+        log_steps(journal, range(3))
+        assert sync(folder, tracking_uri) == 3
+        client = MlflowClient(tracking_uri)
+        child = "tags.`runyard.run_id` = 'run-0123'"
+        experiment_id = client.get_experiment_by_name("experiment").experiment_id
+        assert client.search_runs([experiment_id], child)[0].info.status == "RUNNING"
+    assert sync(folder, tracking_uri) == 1
+    (run,) = client.search_runs([experiment_id], child)
+    assert run.info.status == "KILLED"
+    assert "mlflow.parentRunId" in run.data.tags
+    assert sync(folder, tracking_uri) == 0
+
+
+def test_sync_of_a_folder_without_a_run_is_a_clear_error(tracking_uri: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"journal\.jsonl"):
+        sync(RunFolder(tmp_path), tracking_uri)
+    (tmp_path / "tracking.json").write_text("[]")
+    with pytest.raises(InputError, match=r"journal\.jsonl"):
+        sync(RunFolder(tmp_path), tracking_uri)
+
+
+def test_no_journal_makes_no_run(tracking_uri: str, tmp_path: Path) -> None:
+    assert replayer(tmp_path / "none", tracking_uri).close() == 0
+    assert MlflowClient(tracking_uri).get_experiment_by_name("experiment") is None
+
+
+def test_tracking_does_not_hold_the_journals_lock(tracking_uri: str, tmp_path: Path) -> None:
+    uploading = replayer(tmp_path / "j", tracking_uri)
+    with Journal(tmp_path / "j", lock_timeout_s=0), pytest.raises(JournalError):
+        Journal(tmp_path / "j", lock_timeout_s=0)
+    assert uploading.close() == 0
+    assert not uploading._thread.is_alive()
