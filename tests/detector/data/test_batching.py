@@ -1,0 +1,94 @@
+"""Padding and normalising, by hand-computed cases."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detector.data.batching import MEAN_RGB, STD_RGB, collate, normalise, padded_shape
+from detector.data.transforms import Sample
+
+
+def sample(height: int, width: int, boxes: int = 0, index: int = 0) -> Sample:
+    generator = torch.Generator().manual_seed(index)
+    return Sample(
+        image=torch.randint(1, 256, (3, height, width), dtype=torch.uint8, generator=generator),
+        boxes=torch.arange(boxes * 4, dtype=torch.float32).reshape(boxes, 4) + 1,
+        labels=torch.arange(boxes) + 1,
+        image_index=index,
+    )
+
+
+def test_images_are_padded_at_the_bottom_and_right() -> None:
+    samples = [sample(30, 50, boxes=2, index=4), sample(40, 33, boxes=1, index=9)]
+    batch = collate(samples, size_divisor=32)
+    assert tuple(batch.images.shape) == (2, 3, 64, 64)
+    assert batch.images.dtype == torch.uint8
+    assert batch.sizes.tolist() == [[30, 50], [40, 33]]
+    for i, one in enumerate(samples):
+        height, width = one.image.shape[1:]
+        assert torch.equal(batch.images[i, :, :height, :width], one.image)
+        assert batch.images[i].sum() == one.image.sum()
+    assert batch.valid.tolist() == [[True, True], [True, False]]
+    assert batch.boxes.tolist() == [[[1, 2, 3, 4], [5, 6, 7, 8]], [[1, 2, 3, 4], [0, 0, 0, 0]]]
+    assert batch.labels.tolist() == [[1, 2], [1, 0]]
+    assert batch.image_index.tolist() == [4, 9]
+    assert batch.image_weight.tolist() == [1, 1]
+    assert (batch.epoch, batch.step, batch.micro) == (0, 0, 0)
+
+
+def test_a_batch_without_a_box_has_no_box_column() -> None:
+    batch = collate([sample(8, 8), sample(8, 8)], size_divisor=8)
+    assert tuple(batch.boxes.shape) == (2, 0, 4)
+    assert tuple(batch.labels.shape) == (2, 0)
+    assert tuple(batch.valid.shape) == (2, 0)
+    assert batch.boxes.dtype == torch.float32
+
+
+def test_fillers_are_the_last_images_and_weigh_nothing() -> None:
+    samples = [sample(8, 8, index=i) for i in range(3)]
+    assert collate(samples, 8, fillers=1).image_weight.tolist() == [1, 1, 0]
+    assert collate(samples[:1], 8, fillers=1).image_weight.tolist() == [0]
+
+
+@given(st.lists(st.tuples(st.integers(1, 500), st.integers(1, 500)), min_size=1, max_size=5), st.sampled_from([1, 32]))
+def test_the_padded_shape_is_the_smallest_multiple(sizes: list[tuple[int, int]], divisor: int) -> None:
+    for padded, side in zip(padded_shape(sizes, divisor), zip(*sizes, strict=True), strict=True):
+        assert padded % divisor == 0
+        assert max(side) <= padded < max(side) + divisor
+
+
+def test_normalise_is_the_formula_and_zero_in_the_padding() -> None:
+    batch = collate([sample(30, 50, index=1), sample(64, 20, index=2)], size_divisor=32)
+    values = normalise(batch.images, batch.sizes)
+    assert values.dtype == torch.float32
+    expected = torch.zeros(2, 3, 64, 64)
+    for i, (height, width) in enumerate(batch.sizes.tolist()):
+        for channel in range(3):
+            pixels = batch.images[i, channel, :height, :width].float()
+            expected[i, channel, :height, :width] = (pixels - MEAN_RGB[channel]) / STD_RGB[channel]
+    torch.testing.assert_close(values, expected, rtol=1e-6, atol=1e-6)
+    assert (values[0, :, 30:] == 0).all()
+    assert (values[1, :, :, 20:] == 0).all()
+
+
+def test_normalise_in_channels_last_is_the_same_numbers() -> None:
+    batch = collate([sample(30, 50, index=1), sample(32, 20, index=2)], size_divisor=32)
+    values = normalise(batch.images, batch.sizes, memory_format=torch.channels_last)
+    assert values.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(values, normalise(batch.images, batch.sizes))
+
+
+def test_normalise_leaves_its_input_alone_and_may_start_in_inference_mode() -> None:
+    with torch.inference_mode():
+        normalise(torch.ones(1, 3, 4, 4, dtype=torch.uint8), torch.tensor([[4, 4]]))
+    images = torch.ones(1, 3, 4, 4)
+    normalise(images, torch.tensor([[4, 4]]))
+    assert (images == 1).all()
+
+
+def test_moving_a_batch_keeps_everything() -> None:
+    batch = collate([sample(8, 8, boxes=1, index=3)], 8)
+    moved = batch.to("cpu")
+    assert torch.equal(moved.images, batch.images)
+    assert moved.to("meta").boxes.device.type == "meta"
+    assert moved.image_index.tolist() == [3]
