@@ -57,6 +57,12 @@ _MAX_TAG_LENGTH = 5000
 _ARTIFACT_TIMEOUT_S = 120
 _CREDENTIAL_CODES = {"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"}
 _INVALID_CODES = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"}
+_PLAIN_REASONS = {
+    "timed out": "no answer in time",
+    "Connection refused": "connection refused",
+    "Failed to resolve": "unknown host",
+    "Name or service not known": "unknown host",
+}
 
 _log = logging.getLogger(__name__)
 # "Creating initial MLflow database tables..." is no news to the user of a progress bar.
@@ -287,7 +293,8 @@ class MlflowTracker:
             ) from None
 
     def _translate(self, code: str, text: str) -> TrackingUnavailableError | TrackingRefusedError | RecordRefusedError:
-        reason = " ".join(without_secrets(text).split())[:300]
+        known = [reason for sign, reason in _PLAIN_REASONS.items() if sign in text]
+        reason = known[0] if known else " ".join(without_secrets(text).split())[:300]
         if "Invalid Host header" in text:
             remedy = "Start that server with --allowed-hosts naming the host and port by which it is called"
             return TrackingRefusedError(

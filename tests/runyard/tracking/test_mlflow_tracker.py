@@ -159,7 +159,9 @@ def test_a_missing_database_driver_is_a_clear_error() -> None:
 
 def test_a_closed_port_is_told_at_once() -> None:
     started = time.monotonic()
-    with pytest.raises(TrackingUnavailableError, match=r"http://127.0.0.1:9: .*cannot be reached"):
+    with pytest.raises(
+        TrackingUnavailableError, match=r"^http://127.0.0.1:9: .* cannot be reached \(connection refused\)"
+    ):
         MlflowTracker("http://127.0.0.1:9", "experiment").experiment_id()
     assert time.monotonic() - started < 3
 
@@ -168,7 +170,7 @@ def test_a_closed_port_is_told_at_once() -> None:
 def test_a_server_that_never_answers_is_told_in_time(server: FaultyServer) -> None:
     server.fault = "hangs"
     started = time.monotonic()
-    with pytest.raises(TrackingUnavailableError):
+    with pytest.raises(TrackingUnavailableError, match="no answer in time"):
         MlflowTracker(server.uri, "experiment").experiment_id()
     assert time.monotonic() - started < 4
 

@@ -170,8 +170,10 @@ def test_a_server_that_fails_in_the_middle(server: FaultyServer, tmp_path: Path,
     assert run.info.status == "FINISHED"
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_server_that_is_down_to_the_end_leaves_the_rest_to_sync(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_server_that_is_down_to_the_end_leaves_the_rest_to_sync(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     folder = RunFolder(tmp_path / "run")
     remember_run(folder, "down to the end", RUN)
     server.fault = "hangs"
@@ -185,6 +187,7 @@ def test_a_server_that_is_down_to_the_end_leaves_the_rest_to_sync(server: Faulty
     with pytest.raises(TrackingUnavailableError):
         sync(folder, server.uri)
     server.fault = None
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     assert sync(folder, server.uri) == 11
     assert sync(folder, server.uri) == 0
     run = only_run(server.uri, "down to the end")
