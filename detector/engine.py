@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from detector.anchors import AnchorGenerator
 from detector.config import LossConfig, OptimConfig
 from detector.data.batching import Batch, normalise
 from detector.losses import detection_losses
@@ -76,6 +77,7 @@ class TrainingEngine:
     ) -> None:
         self.model = model
         self.optimizer = optimizer
+        self._anchors: AnchorGenerator = model.anchors
         self._loss = loss
         self._clip_norm = optim.clip_norm
         self._autocast_dtype = autocast_dtype
@@ -130,14 +132,14 @@ class TrainingEngine:
         images = normalise(batch.images, batch.sizes).contiguous(memory_format=self._memory_format)
         with torch.autocast(self.device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None):
             outputs = self._network(images)
-        anchors = self.model.anchors(outputs.feature_shapes, self.device)
+        anchors = self._anchors(outputs.feature_shapes, self.device)
         losses = detection_losses(
             outputs,
             anchors,
             batch.boxes,
             batch.labels,
             batch.valid,
-            self.model.anchors.inside_mask(anchors, batch.sizes),
+            self._anchors.inside_mask(anchors, batch.sizes),
             batch.image_weight,
             self._loss,
         )

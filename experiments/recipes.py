@@ -5,8 +5,9 @@ The defaults of the configuration classes are the paper's own values, so most re
 
 from dataclasses import replace
 
-from detector.config import BackboneConfig, BackboneName, DataConfig, ModelConfig, OptimConfig, ScoringConfig
 from runyard.spec import ExperimentSpec, PaperReference, RuntimeConfig
+
+from detector.config import BackboneConfig, BackboneName, DataConfig, ModelConfig, OptimConfig, ScoringConfig
 
 BACKBONES: dict[str, tuple[BackboneName, int]] = {
     # Short name: torchvision's name, images of a step in Table 1 (the learning rate follows by the linear rule).
@@ -54,7 +55,7 @@ def smoke(spec: ExperimentSpec) -> ExperimentSpec:
 
 
 def demo(iou_head: bool) -> ExperimentSpec:
-    """The generated shapes, small enough for two CPU cores; baseline and IoU-aware detector differ in the head alone."""
+    """The generated shapes, small enough for two CPU cores; the two detectors differ in the IoU head alone."""
     return ExperimentSpec(
         recipe=f"demo-{HEADS[iou_head]}",
         model=ModelConfig(

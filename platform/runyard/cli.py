@@ -71,9 +71,8 @@ class Doctor:
                 dataset, workers=self.workers, progress=lambda done, _: bar.update(task, completed=done)
             )
         print(f"{dataset.name}: {report.images} images, {report.boxes} boxes, classes {', '.join(dataset.class_names)}")
-        print(
-            f"  crowds {report.crowds}, difficult {report.difficult}, images without boxes {report.images_without_boxes}"
-        )
+        print(f"  crowds {report.crowds}, difficult {report.difficult}")
+        print(f"  images without boxes {report.images_without_boxes}, tiny images {report.tiny_images}")
         print(f"  boxes that training clips or drops: {report.odd_boxes}, dropped {report.dropped_boxes}")
         for problem in report.problems:
             print(f"  {problem.path}: {problem.reason}")
@@ -131,7 +130,7 @@ Command = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The `runyard` command; returns the exit status."""
-    command = tyro.cli(Command, prog="runyard", description=__doc__, args=arguments)  # type: ignore[call-overload]
+    command = tyro.cli(Command, prog="runyard", description=__doc__, args=arguments)
     return entry.main(command.run)
 
 

@@ -37,7 +37,7 @@ class Options:
     row: str = ""
     """Which of the table's rows, where there are several."""
     smoke: bool = False
-    """Everything made tiny, on generated images unless --data is given: proves that it runs, its numbers mean nothing."""
+    """Everything made tiny, on generated images unless --data is given: it proves that all runs, no more."""
     dry_run: bool = False
     """Print what would run, what it needs and its spec, then stop."""
     launcher: Literal["ray", "local"] = "ray"

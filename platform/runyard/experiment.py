@@ -48,7 +48,7 @@ class RunOutcome:
     @property
     def evaluation(self) -> EvaluationFolder:
         """Detections, metrics and plots of the final weights."""
-        return self.folder.evaluation("final", self.spec.scoring_hash)
+        return self.folder.evaluation(self.spec.scoring_hash)
 
     def load_detections(self) -> tuple[Dataset, DetectionTable]:
         """The validation split and what was found in it."""
@@ -131,7 +131,7 @@ def make_reports(outcome: RunOutcome) -> list[tuple[Path, str]]:
         (evaluation.correlation_plot, "plots"),
         (curves, "plots"),
         (gallery, "plots"),
-        *((path, "checkpoint") for path in sorted(_newest_checkpoint(outcome.folder).iterdir())),
+        *((path, "checkpoint") for path in sorted(outcome.folder.checkpoints()[0].iterdir())),
     ]
 
 
@@ -182,12 +182,6 @@ def _close_journal(folder: RunFolder, status: RunStatus, message: str, artifacts
         for path, artifact_path in artifacts:
             journal.append("artifact", {"path": str(path), "artifact_path": artifact_path})
         journal.append("status", {"status": status, "message": message})
-
-
-def _newest_checkpoint(folder: RunFolder) -> Path:
-    from runyard.training.checkpoints import list_checkpoints
-
-    return list_checkpoints(folder.root)[0]
 
 
 def _with_smoke_data(spec: ExperimentSpec) -> ExperimentSpec:

@@ -128,29 +128,29 @@ class RunFolder:
         return self.root / "tracking.json"
 
     @property
-    def log(self) -> Path:
-        return self.root / "run.log"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.root / "checkpoints"
-
-    @property
     def plots(self) -> Path:
         return self.root / "plots"
 
-    def initial_weights(self, suffix: str) -> Path:
+    @property
+    def initial_weights(self) -> Path:
         """The ImageNet weights that training starts from, copied here so that every worker finds the same file."""
-        return self.root / f"initial_weights{suffix}"
+        return self.root / "initial_weights.safetensors"
+
+    def checkpoint(self, step: int) -> Path:
+        """The checkpoint after `step` optimiser steps; a folder, direct child of the run's because Ray wants it so."""
+        return self.root / f"checkpoint-{step:09d}"
+
+    def checkpoints(self) -> list[Path]:
+        """All complete checkpoints, newest first."""
+        return sorted(self.root.glob("checkpoint-*"), reverse=True)
 
     def dataset(self, split: Literal["train", "val"]) -> Path:
         """The validated annotations of a split in the form that workers read."""
         return self.root / "data" / f"{split}.npz"
 
-    def evaluation(self, epoch: int | Literal["final"], scoring_hash: str) -> EvaluationFolder:
-        """Folder of the evaluation after an epoch (1 is the first) or of the final weights."""
-        when = epoch if isinstance(epoch, str) else f"epoch_{epoch:04d}"
-        return EvaluationFolder(self.root / "evaluation" / when / safe_name(scoring_hash[:_HASH_LENGTH_IN_NAMES]))
+    def evaluation(self, scoring_hash: str) -> EvaluationFolder:
+        """Folder of the final weights' evaluation under one scoring."""
+        return EvaluationFolder(self.root / "evaluation" / safe_name(scoring_hash[:_HASH_LENGTH_IN_NAMES]))
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:

@@ -77,13 +77,13 @@ def test_run_name_depends_on_recipe_and_hash_alone() -> None:
 
 def test_everything_of_a_run_lies_under_its_root(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    final = folder.evaluation("final", "../../" * 5)
-    evaluation = folder.evaluation(3, "abcdef0123456789")
-    assert evaluation.metrics.relative_to(folder.root).as_posix() == "evaluation/epoch_0003/abcdef012345/metrics.json"
+    other = folder.evaluation("../../" * 5)
+    evaluation = folder.evaluation("abcdef0123456789")
+    assert evaluation.metrics.relative_to(folder.root).as_posix() == "evaluation/abcdef012345/metrics.json"
     paths = [
-        folder.spec, folder.manifest, folder.journal, folder.tracking, folder.log, folder.initial_weights(".pth"),
-        folder.checkpoints, folder.plots, folder.dataset("train"), folder.dataset("val"), evaluation.detections,
-        evaluation.correlation_plot, evaluation.gallery_image("../../x"), final.detections,
+        folder.spec, folder.manifest, folder.journal, folder.tracking, folder.initial_weights,
+        folder.checkpoint(7), folder.plots, folder.dataset("train"), folder.dataset("val"), evaluation.detections,
+        evaluation.correlation_plot, evaluation.gallery_image("../../x"), other.detections,
     ]  # fmt: skip
     assert len(set(paths)) == len(paths)
     assert all(path.resolve().is_relative_to(folder.root.resolve()) for path in paths)

@@ -1,4 +1,4 @@
-"""Evaluation over all workers: whole batches are dealt out, so no image is counted twice and none depends on its batch."""
+"""Evaluation over all workers: whole batches are dealt out, so that each image counts once, whoever sees it."""
 
 from typing import Any
 

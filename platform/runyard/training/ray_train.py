@@ -35,7 +35,7 @@ ENVIRONMENT = {
 
 
 OBJECT_STORE_BYTES = 200_000_000
-"""Nothing but small results passes through the object store of a cluster of our own; Ray would take a third of memory."""
+"""For a cluster of our own: only small results pass through it, and Ray would take a third of the memory."""
 
 
 class TrainingError(RuntimeError):

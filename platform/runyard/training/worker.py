@@ -26,7 +26,7 @@ from detector.retinanet import RetinaNet
 from runyard.layout import RunFolder
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal
-from runyard.training.checkpoints import checkpoint_folder, newest_good_checkpoint, prune_checkpoints
+from runyard.training.checkpoints import newest_good_checkpoint, prune_checkpoints
 from runyard.training.context import TrainContext, first_rank_decides
 from runyard.training.evaluation import detect
 from runyard.training.scoring import score_detections, write_evaluation
@@ -166,7 +166,7 @@ class _Loop:
         metrics["val/images_per_s"] = len(dataset) / seconds
         self.journal.append("metrics", {"step": self.step, "values": metrics})
         if final:
-            write_evaluation(self.folder.evaluation("final", spec.scoring_hash), dataset, table, metrics)
+            write_evaluation(self.folder.evaluation(spec.scoring_hash), dataset, table, metrics)
         return metrics
 
     def close(self) -> None:
@@ -176,7 +176,7 @@ class _Loop:
 
     def _restore(self) -> int:
         """Loads the newest good checkpoint, the same on every rank; returns the number of steps done."""
-        choice = newest_good_checkpoint(self.folder.root) if self.context.rank == 0 else None
+        choice = newest_good_checkpoint(self.folder) if self.context.rank == 0 else None
         choice = first_rank_decides(choice, self.context)
         if choice is None:
             return 0
@@ -194,7 +194,7 @@ class _Loop:
         return int(metadata["step"])
 
     def _checkpoint(self) -> None:
-        target = checkpoint_folder(self.folder.root, self.step)
+        target = self.folder.checkpoint(self.step)
         if self.context.rank == 0:
             metadata = {
                 "step": self.step,
@@ -204,7 +204,7 @@ class _Loop:
                 "classes": list(self.dataset.class_names),
             }
             save_checkpoint(target, self.model, self.optimizer, metadata)
-            prune_checkpoints(self.folder.root)
+            prune_checkpoints(self.folder)
         self.context.report({"step": float(self.step)}, target)
 
     def _read(self, step: int, result: StepResult, images: list[int], clock: "_Throughput") -> None:
@@ -216,7 +216,7 @@ class _Loop:
                 names = [str(self.dataset.image_ids[i]) for i in images]
                 self.journal.append("event", {"event": "non_finite", "step": step, "images": names, **_finite(values)})
             raise NonFiniteLossError(
-                f"the loss is not finite at step {step}: {json.dumps(_finite(values))}; the weights before it are kept. "
+                f"the loss is not finite at step {step} ({json.dumps(_finite(values))}); earlier weights are kept. "
                 "Lower optim.learning_rate, or look at the images that the journal names"
             )
         if self.journal is not None and (step % self.spec.runtime.log_every_steps == 0 or step + 1 == self.total_steps):
