@@ -16,7 +16,7 @@ class InputError(ValueError):
         value: object | None = None,
         remedy: str | None = None,
     ) -> None:
-        where = [str(part) for part in (file, field) if part is not None]
+        where = [_printable(str(part)) for part in (file, field) if part is not None]
         text = f"{': '.join(where)}: {problem}" if where else problem
         if value is not None:
             text += f" (found {_shorten(value)})"
@@ -48,6 +48,11 @@ class CheckpointError(InputError):
 
 class ResultFileError(InputError):
     """A detections file cannot be scored against its ground truth."""
+
+
+def _printable(text: str) -> str:
+    """One line that any stream can encode: a file name may hold newlines, and bytes that are no text."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")
 
 
 def _shorten(value: object, limit: int = 160) -> str:

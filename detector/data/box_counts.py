@@ -1,0 +1,39 @@
+"""How many ground-truth boxes have no area or do not lie within their image. K boxes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class BoxCounts:
+    """Counts that do not overlap."""
+
+    zero_size: int
+    """Of width or height 0."""
+    outside: int
+    """With area, but none of it within the image."""
+    partly_outside: int
+
+    def __bool__(self) -> bool:
+        return bool(self.zero_size or self.outside or self.partly_outside)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.zero_size} boxes without area, {self.outside} outside their image, "
+            f"{self.partly_outside} partly outside"
+        )
+
+
+def count_boxes(boxes_xywh: NDArray[np.float64], sizes: NDArray[np.int64]) -> BoxCounts:
+    """Counts over (K, 4) x, y, width, height boxes, given each one's (K, 2) image width and height; K may be 0."""
+    low, high = boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]
+    has_area = (boxes_xywh[:, 2:] > 0).all(axis=1)
+    touches = (np.minimum(high, sizes) > np.maximum(low, 0)).all(axis=1)
+    within = ((low >= 0) & (high <= sizes)).all(axis=1)
+    return BoxCounts(
+        zero_size=int((~has_area).sum()),
+        outside=int((has_area & ~touches).sum()),
+        partly_outside=int((has_area & touches & ~within).sum()),
+    )

@@ -1,0 +1,123 @@
+"""Which classes a data set has, in label order: stated by the user, or found in the training split.
+
+Training and validation must agree on it, while their files may number the same classes differently, list classes
+without a box, or (Roboflow's exports) a super-category that is no class at all.
+"""
+
+import difflib
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+from detector.data.offenders import first_offenders
+from detector.data.parsed_split import ParsedSplit, to_dataset
+from detector.data.samples import Dataset
+from detector.errors import DatasetError
+
+logger = logging.getLogger(__name__)
+
+
+def single_dataset(split: ParsedSplit, classes: Sequence[str] | None) -> Dataset:
+    """The split as a data set of its own: with the stated classes, all of which it must have, or those it has."""
+    category_index_of = _category_index_of(split)
+    if classes is None:
+        classes = _own_classes(split)
+    else:
+        _check_stated(split, classes, category_index_of)
+    return to_dataset(split, classes, category_index_of)
+
+
+def training_and_validation(
+    train: ParsedSplit, val: ParsedSplit, classes: Sequence[str] | None
+) -> tuple[Dataset, Dataset]:
+    """Both splits with one class list: the stated one, or that of the training split.
+
+    Each keeps its own file's category ids. Raises DatasetError where a stated class is unknown to a file, and without
+    a stated list where the validation file has boxes of a class that the training classes lack.
+    """
+    train_dataset = single_dataset(train, classes)
+    category_index_of = _category_index_of(val)
+    if classes is None:
+        _check_validation_classes(train, val, train_dataset.class_names)
+    elif val.lists_unused_classes:
+        _check_stated(val, classes, category_index_of)
+    absent = [name for name in train_dataset.class_names if name not in category_index_of]
+    if absent:
+        logger.warning("%s has nothing of these classes: %s", val.name, first_offenders(absent))
+    return train_dataset, to_dataset(val, train_dataset.class_names, category_index_of)
+
+
+def _own_classes(split: ParsedSplit) -> tuple[str, ...]:
+    """The names in label order: all categories but unused super-categories, which are logged.
+
+    A category without boxes is otherwise kept: a slice of COCO still has COCO's 80 classes.
+    """
+    unused = _unused_supercategories(split)
+    if unused:
+        names = ", ".join(repr(split.categories[position].name) for position in sorted(unused))
+        logger.info("%s: no class, as it has no boxes and other classes call it their supercategory: %s",
+                    split.name, names)  # fmt: skip
+    kept = tuple(category.name for position, category in enumerate(split.categories) if position not in unused)
+    if not kept:
+        raise DatasetError("has no classes", file=split.source, remedy="State the class list, or name another split")
+    return kept
+
+
+def _unused_supercategories(split: ParsedSplit) -> set[int]:
+    """Positions of the categories that have no boxes and are the supercategory of another one."""
+    counts = split.boxes_per_category()
+    children = Counter(category.supercategory for category in split.categories)
+    return {
+        position
+        for position, category in enumerate(split.categories)
+        if counts[position] == 0 and children[category.name] > (category.supercategory == category.name)
+    }
+
+
+def _category_index_of(split: ParsedSplit) -> dict[str, int]:
+    """Name -> position in `split.categories`; DatasetError where two real classes share a name.
+
+    A super-category may bear the name of its one class (Roboflow: the project 'balloon' with its class 'balloon').
+    """
+    unused = _unused_supercategories(split)
+    index_of: dict[str, int] = {}
+    twins: list[str] = []
+    for position, category in enumerate(split.categories):
+        earlier = index_of.get(category.name)
+        if earlier is None or earlier in unused:
+            index_of[category.name] = position
+        elif position not in unused:
+            twins.append(category.name)
+    if twins:
+        raise DatasetError(
+            f"{len(twins)} class names are used by several categories: {first_offenders(twins)}",
+            file=split.source, field="categories", remedy="Give each category a name of its own",
+        )  # fmt: skip
+    return index_of
+
+
+def _check_stated(split: ParsedSplit, classes: Sequence[str], category_index_of: dict[str, int]) -> None:
+    unknown = [name for name in classes if name not in category_index_of]
+    if unknown:
+        known = sorted(category_index_of)
+        close = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"Did you mean {close[0]!r}? " if close else ""
+        raise DatasetError(
+            f"does not have the stated classes {', '.join(map(repr, unknown))}", file=split.source, field="classes",
+            remedy=f"{hint}It has: {', '.join(map(repr, known))}",
+        )  # fmt: skip
+
+
+def _check_validation_classes(train: ParsedSplit, val: ParsedSplit, classes: Sequence[str]) -> None:
+    counts = val.boxes_per_category()
+    strangers = [
+        (category.name, int(count))
+        for category, count in zip(val.categories, counts, strict=True)
+        if count and category.name not in classes
+    ]
+    if strangers:
+        listed = first_offenders(strangers, lambda stranger: f"{stranger[0]!r} ({stranger[1]} boxes)")
+        raise DatasetError(
+            f"has boxes of classes that {train.source} has none of: {listed}", file=val.source, field="categories",
+            remedy=f"Make the names equal, or state the class list. Training has: {', '.join(map(repr, classes))}",
+        )  # fmt: skip
