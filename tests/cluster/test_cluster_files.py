@@ -2,6 +2,8 @@
 
 import copy
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +204,14 @@ def test_runtime_env_is_valid_and_the_rayjobs_is_the_same():
     folder = of_the_job.pop("working_dir").removeprefix("local://")
     assert of_the_job == runtime_env
     assert f"WORKDIR {folder}\n" in (CLUSTER / "Dockerfile").read_text()
+
+
+def test_rayjob_gives_options_that_the_entry_point_has():
+    python, script, *arguments = load("kuberay/rayjob.yaml")["spec"]["entrypoint"].split()
+    assert python == "python"
+    shown = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True).stdout
+    given = {argument for argument in arguments if argument.startswith("--")}
+    assert {"--data", "--storage"} <= given <= set(re.findall(r"--[a-z-]+", shown))
 
 
 def mlflow_server_options() -> set[str]:
