@@ -5,9 +5,11 @@ may be that of the whole global batch (all workers, all micro-batches) although 
 a step waits for the device: whoever wants the numbers reads `StepResult` when it likes.
 """
 
+import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,6 +23,13 @@ from detector.losses import detection_losses
 from detector.retinanet import RetinaNet
 
 STATISTICS = ("loss_cls", "loss_box", "loss_iou", "normaliser", "images", "gradient_norm", "non_finite")
+
+# Buffers are constants here (frozen statistics), and trainable BatchNorm keeps its own. torch 2.15 has a new name.
+_NO_BUFFER_SYNC: dict[str, Any] = (
+    {"forward_sync_buffers": False}
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else {"broadcast_buffers": False}
+)
 
 
 @dataclass(frozen=True)
@@ -85,13 +94,13 @@ class TrainingEngine:
         self.device = next(model.parameters()).device
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._world_size = dist.get_world_size() if dist.is_initialized() else 1
-        network: nn.Module = model
+        self._data_parallel: DistributedDataParallel | None = None
         if self._world_size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
-            network = DistributedDataParallel(
-                model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            self._data_parallel = DistributedDataParallel(
+                model, device_ids=ids, gradient_as_bucket_view=True, **_NO_BUFFER_SYNC
             )
-        self._data_parallel = network if self._world_size > 1 else None
+        network: nn.Module = self._data_parallel or model
         self._network = torch.compile(network) if compile_model else network
         self._non_finite = torch.zeros((), device=self.device)
 

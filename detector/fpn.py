@@ -3,7 +3,6 @@
 Features are (B, channels, H_l, W_l) with strides 8, 16, 32 (C3 to C5, P3 to P5), 64 and 128 (P6, P7).
 """
 
-import math
 from typing import Literal
 
 from torch import Tensor, nn
@@ -13,9 +12,11 @@ NormName = Literal["none", "group"]
 
 
 def normalisation(norm: NormName, channels: int) -> nn.Module:
-    """What follows a convolution of the FPN or of a tower: nothing, or GroupNorm with 32 groups or the largest
-    divisor that fits."""
-    return nn.GroupNorm(math.gcd(32, channels), channels) if norm == "group" else nn.Identity()
+    """What follows a convolution of the FPN or of a tower: nothing, or GroupNorm over groups of 8 channels.
+
+    A group must hold more than one value, and P7 of a small image has a single place.
+    """
+    return nn.GroupNorm(channels // 8, channels) if norm == "group" else nn.Identity()
 
 
 class FeaturePyramid(nn.Module):

@@ -22,6 +22,7 @@ from ray.train import (
 from detector.errors import ConfigError, InputError
 from runyard.layout import RunFolder
 from runyard.spec import ExperimentSpec, from_dict, to_dict
+from runyard.training.errors import NonFiniteLossError, TrainingError
 
 CONTROLLER_FAILURES = 5
 """Attempts to start a worker group before the run fails; Ray's own default retries forever in silence."""
@@ -38,8 +39,7 @@ OBJECT_STORE_BYTES = 200_000_000
 """For a cluster of our own: only small results pass through it, and Ray would take a third of the memory."""
 
 
-class TrainingError(RuntimeError):
-    """Training failed for good; carries the first worker's own error as its cause where there is one."""
+_log = logging.getLogger(__name__)
 
 
 class RayContext:
@@ -63,7 +63,8 @@ class RayContext:
 def connect(spec: ExperimentSpec, runtime_env: dict[str, Any]) -> None:
     """Connects to the cluster that $RAY_ADDRESS or this machine has, else starts one in this process.
 
-    A cluster of our own gets as many CPUs as the workers need, though the machine may have fewer.
+    Workers' output goes to Ray's session folder: what a person should see comes through the journal. A cluster of our
+    own gets as many CPUs as the workers need, though the machine may have fewer.
     """
     if ray.is_initialized():
         return
@@ -72,7 +73,7 @@ def connect(spec: ExperimentSpec, runtime_env: dict[str, Any]) -> None:
     # Ray refuses a variable that the submission has set already, even to the same value.
     own = {name: value for name, value in ENVIRONMENT.items() if name not in (submitted.get("env_vars") or {})}
     runtime_env = {**runtime_env, "env_vars": {**own, **runtime_env.get("env_vars", {})}}
-    options: dict[str, Any] = {"runtime_env": runtime_env, "logging_level": logging.WARNING}
+    options: dict[str, Any] = {"runtime_env": runtime_env, "logging_level": logging.ERROR, "log_to_driver": False}
     try:
         ray.init(address="auto", **options)
     except ConnectionError:
@@ -85,37 +86,58 @@ def connect(spec: ExperimentSpec, runtime_env: dict[str, Any]) -> None:
 def launch(spec: ExperimentSpec, folder: RunFolder) -> dict[str, Any]:
     """Trains a prepared run on a connected Ray cluster and returns the final metrics.
 
-    Raises ConfigError where the cluster can never hold the workers, the workers' own InputError for a user's mistake
-    that only they could see, TrainingError for the rest.
+    A failed attempt is followed by another from the last checkpoint, `runtime.max_failures` times. Raises ConfigError
+    where the cluster can never hold the workers, the workers' own InputError for a user's mistake that only they could
+    see, NonFiniteLossError, and TrainingError with the first attempt's error for the rest.
     """
     gpus = gpus_per_worker(spec)
     check_resources(spec, gpus)
+    failures: list[str] = []
+    while True:
+        started_at = _progress(folder)
+        try:
+            return _fit(spec, folder, gpus)
+        except TrainingFailedError as error:
+            cause = _first_cause(error)
+            if isinstance(cause, InputError | NonFiniteLossError):
+                raise cause from error
+            failures.append(str(cause))
+            # The same error twice at the same place is a bug, not bad luck: more attempts only hide its message.
+            repeated = failures[-2:] == [str(cause)] * 2 and _progress(folder) == started_at
+            if len(failures) > spec.runtime.max_failures or repeated:
+                raise TrainingError(f"given up after {len(failures)} failures; the first was {failures[0]}") from error
+            _log.warning("attempt %d failed (%s); going on from the last checkpoint", len(failures), cause)
+
+
+def _fit(spec: ExperimentSpec, folder: RunFolder, gpus: int) -> dict[str, Any]:
+    """One attempt."""
     # Ray's list of checkpoints is of no use to us after a restart (the run folder is searched instead), and Ray refuses
     # to start when a checkpoint on that list has been pruned.
     (folder.root / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
+    runtime = spec.runtime
     trainer = ray.train.torch.TorchTrainer(
         _train_worker,
         train_loop_config={"spec": to_dict(spec), "folder": str(folder.root)},
-        torch_config=ray.train.torch.TorchConfig(timeout_s=int(spec.runtime.collective_timeout_s)),
+        torch_config=ray.train.torch.TorchConfig(timeout_s=int(runtime.collective_timeout_s)),
         scaling_config=ScalingConfig(
-            num_workers=spec.runtime.workers,
+            num_workers=runtime.workers,
             use_gpu=gpus > 0,
-            resources_per_worker={"CPU": spec.runtime.cpus_per_worker, **({"GPU": gpus} if gpus else {})},
+            resources_per_worker={"CPU": runtime.cpus_per_worker, **({"GPU": gpus} if gpus else {})},
         ),
         run_config=RunConfig(
             name=folder.root.name,
             storage_path=str(folder.root.parent),
-            failure_config=FailureConfig(
-                max_failures=spec.runtime.max_failures, controller_failure_limit=CONTROLLER_FAILURES
-            ),
+            # Attempts are counted in `launch`, which knows what is worth another one.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=CONTROLLER_FAILURES),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    try:
-        result = trainer.fit()
-    except TrainingFailedError as error:
-        raise _first_cause(error) from error
-    return dict(result.return_value)
+    return dict(trainer.fit().return_value)
+
+
+def _progress(folder: RunFolder) -> str | None:
+    """The newest checkpoint's name."""
+    return next((checkpoint.name for checkpoint in folder.checkpoints()), None)
 
 
 def gpus_per_worker(spec: ExperimentSpec) -> int:
@@ -153,7 +175,7 @@ def _first_cause(error: TrainingFailedError) -> Exception:
         cause = getattr(failure, "cause", failure)
         while getattr(cause, "__cause__", None) is not None and not isinstance(cause, InputError):
             cause = cause.__cause__
-        if isinstance(cause, InputError):
+        if isinstance(cause, InputError | NonFiniteLossError):
             return cause
         return TrainingError(f"{type(cause).__name__}: {cause}")
     return TrainingError(str(error))

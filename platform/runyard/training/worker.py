@@ -28,14 +28,11 @@ from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal
 from runyard.training.checkpoints import newest_good_checkpoint, prune_checkpoints
 from runyard.training.context import TrainContext, first_rank_decides
+from runyard.training.errors import NonFiniteLossError
 from runyard.training.evaluation import detect
 from runyard.training.scoring import score_detections, write_evaluation
 
 _log = logging.getLogger(__name__)
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite; the weights are those before the step it names."""
 
 
 def train(spec: ExperimentSpec, folder: RunFolder, context: TrainContext) -> dict[str, Any] | None:
