@@ -1,0 +1,251 @@
+"""From the network's outputs to detections: score, top-k anchors a level, threshold, NMS, at most 100 boxes an image.
+
+The order is MMDetection's: the combined score (Eq. 5) of every (anchor, class); the top-k *anchors* of a level by their
+best score, all classes kept; then the threshold; then NMS; then the best detections. Equal scores are ordered by flat
+anchor index (level, then place), then class, at every stage.
+
+`postprocess` is `candidates_to_detections` after `select_candidates`, so that candidates can be stored in between and
+scored again with another alpha. This and the order of equal scores need that a pair's score depends on its logits
+alone, not on the tensor they stand in (see `probability`), and never falls as the class logit rises.
+"""
+
+# B images, A anchors (A_l of level l), C classes, K candidates of an image, D detections of an image
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detector.box_coder import decode
+from detector.boxes import clip_boxes
+from detector.confidence import combine_scores
+from detector.config import ScoringConfig
+from detector.nms import best_pairs, rank_keys
+from detector.retinanet import HeadOutputs
+
+_FIRST_ROWS = 1024  # candidates whose classes are scored at first; enough for most images of a trained detector
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The anchors of one image that may become detections, with all their classes; K may be 0."""
+
+    anchor_index: Tensor
+    """(K,) int64 flat anchor index, strictly increasing."""
+    level: Tensor
+    """(K,) int64, 0 for the finest level; not decreasing, as anchors are ordered by level."""
+    boxes: Tensor
+    """(K, 4) float32 x1, y1, x2, y2, resized frame, clipped to the image; NaN where the network's output was."""
+    cls_logits: Tensor
+    """(K, C) float32, no NaN."""
+    iou_logits: Tensor | None
+    """(K,) float32; None without an IoU head."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one image, by score descending, then anchor, then class ascending; D may be 0."""
+
+    boxes: Tensor
+    """(D, 4) float32 x1, y1, x2, y2, resized frame, clipped to the image."""
+    scores: Tensor
+    """(D,) float32 combined score, above the threshold."""
+    labels: Tensor
+    """(D,) int64, 0 to C - 1."""
+    class_scores: Tensor
+    """(D,) float32, the probability p of that class."""
+    ious: Tensor
+    """(D,) float32, the IoU that the score was made with, predicted or given; NaN where there is none."""
+    anchor_index: Tensor
+    """(D,) int64 flat anchor index."""
+
+
+def postprocess(
+    outputs: HeadOutputs,
+    anchors: Sequence[Tensor],
+    anchor_valid: Tensor,
+    image_sizes: Tensor,
+    scoring: ScoringConfig,
+) -> list[Detections]:
+    """Detections of a batch, one entry an image, in the resized frame.
+
+    An anchor with a NaN among its logits or in its box gives no detection.
+
+    Args:
+        outputs: of the network, any float dtype; computed on in float32 and above.
+        anchors: per level (A_l, 4) float32, resized frame.
+        anchor_valid: (B, A) bool; False for anchors wholly in the padding.
+        image_sizes: (B, 2) height and width of the images without padding, resized frame.
+        scoring: alpha, top-k, thresholds.
+    """
+    candidates = select_candidates(outputs, anchors, anchor_valid, image_sizes, scoring)
+    return [candidates_to_detections(of_image, scoring) for of_image in candidates]
+
+
+def select_candidates(
+    outputs: HeadOutputs,
+    anchors: Sequence[Tensor],
+    anchor_valid: Tensor,
+    image_sizes: Tensor,
+    scoring: ScoringConfig,
+) -> list[Candidates]:
+    """The top-k anchors of each level under one scoring, decoded; arguments as `postprocess`.
+
+    The result is complete, which means that `candidates_to_detections` gives what `postprocess` gives, for the
+    `confidence`, `alpha` and `top_k` of `scoring` (and smaller `top_k`) with any thresholds and any number of
+    detections. For several alphas, join the masks that `select_anchors` gives for each by `|` and gather once.
+    """
+    with torch.no_grad():
+        ious = None if outputs.iou_logits is None else [probability(logits) for logits in outputs.iou_logits]
+        kept = select_anchors(best_logits(outputs), ious, anchor_valid, scoring)
+        return gather_candidates(outputs, anchors, image_sizes, kept)
+
+
+def probability(logits: Tensor) -> Tensor:
+    """Sigmoid, float32, equal for equal logits wherever they stand.
+
+    PyTorch's float32 sigmoid (as its power) differs in the last bit between the vectorised body and the rest of a
+    tensor, which would order equal logits by their place in memory. From float64, rounding hides such differences.
+    """
+    return logits.double().sigmoid().float()
+
+
+def best_logits(outputs: HeadOutputs) -> list[Tensor]:
+    """Per level (B, A_l) float32, each anchor's highest class logit; NaN where one of them is NaN.
+
+    The combined score rises with p, so the best class of an anchor is the same whatever the alpha.
+    """
+    return [logits.amax(dim=-1).float() for logits in outputs.cls_logits]
+
+
+def select_anchors(
+    best: Sequence[Tensor], ious: Sequence[Tensor] | None, anchor_valid: Tensor, scoring: ScoringConfig
+) -> Tensor:
+    """Which anchors are among the `scoring.top_k` of their level by the score of their best class.
+
+    Args:
+        best: per level (B, A_l), see `best_logits`; NaN excludes the anchor.
+        ious: per level (B, A_l) predicted IoU, 0 to 1; None without an IoU head.
+        anchor_valid: (B, A) bool, anchors that may be taken.
+
+    Returns:
+        (B, A) bool, at most `top_k` True in each image and level; among equal scores the lower anchor index is taken.
+    """
+    kept = []
+    for level, valid in enumerate(anchor_valid.split([logits.shape[1] for logits in best], dim=1)):
+        valid = valid & ~best[level].isnan()
+        num_anchors = valid.shape[1]
+        if num_anchors > scoring.top_k:
+            scores = _best_class_scores(best[level], None if ious is None else ious[level], scoring)
+            valid = valid & ~scores.isnan()
+            keys = rank_keys(scores, torch.arange(num_anchors, device=scores.device)).masked_fill(~valid, -1)
+            lowest = keys.topk(scoring.top_k, sorted=False).values.amin(dim=1, keepdim=True)
+            valid = valid & (keys >= lowest)
+        kept.append(valid)
+    return torch.cat(kept, dim=1)
+
+
+def gather_candidates(
+    outputs: HeadOutputs, anchors: Sequence[Tensor], image_sizes: Tensor, kept: Tensor
+) -> list[Candidates]:
+    """The candidates that the mask `kept` (B, A) names, one entry an image; other arguments as `postprocess`.
+
+    Only these are decoded.
+    """
+    per_level = []
+    offset = 0
+    for level, of_level in enumerate(kept.split([len(level_anchors) for level_anchors in anchors], dim=1)):
+        image, place = of_level.nonzero(as_tuple=True)
+        columns = [
+            image,
+            place + offset,
+            torch.full_like(place, level),
+            decode(anchors[level][place], outputs.box_deltas[level][image, place].float()),
+            outputs.cls_logits[level][image, place].float(),
+        ]
+        if outputs.iou_logits is not None:
+            columns.append(outputs.iou_logits[level][image, place].float())
+        per_level.append(columns)
+        offset += of_level.shape[1]
+    image, anchor_index, levels, boxes, *logits = (torch.cat(column) for column in zip(*per_level, strict=True))
+    boxes = clip_boxes(boxes.unsqueeze(1), image_sizes[image]).squeeze(1)
+    order = image.argsort(stable=True)  # within an image still by anchor
+    counts = image.bincount(minlength=len(kept)).tolist()
+    split = (column[order].split(counts) for column in (anchor_index, levels, boxes, *logits))
+    return [Candidates(*columns, *([None] if len(logits) == 1 else [])) for columns in zip(*split, strict=True)]
+
+
+def candidates_to_detections(candidates: Candidates, scoring: ScoringConfig, ious: Tensor | None = None) -> Detections:
+    """Scores one image's candidates and keeps the best detections.
+
+    Equal to direct inference, bit for bit on one machine, if the candidates hold each level's `scoring.top_k` anchors
+    under `scoring`; they may hold more (for other alphas, or a larger top-k), as the top-k is taken anew.
+
+    Args:
+        candidates: of one image.
+        scoring: any alpha for which the candidates are complete, any thresholds.
+        ious: (K,) float32, 0 to 1, takes the place of the predicted IoU: the true one, for the oracle. The candidates
+            are those of the predicted IoU still, unless they were selected otherwise.
+    """
+    with torch.no_grad():
+        if ious is None and candidates.iou_logits is not None:
+            ious = probability(candidates.iou_logits)
+        best = candidates.cls_logits.amax(dim=-1)
+        rows = _top_rows(candidates.level, best, ious, scoring)
+        rows = rows[~candidates.boxes[rows].isnan().any(dim=1)]
+        best_scores = _best_class_scores(best[rows], None if ious is None else ious[rows], scoring).nan_to_num(nan=-1.0)
+        # The pairs above some floor are all with the anchors whose best pair is: where these fill the detections, the
+        # other pairs, most of all, need not even be scored.
+        floor = best_scores.topk(min(_FIRST_ROWS, len(rows))).values.amin().item() if len(rows) > 0 else 0.0
+        if floor > scoring.score_threshold:
+            detections = _detect(candidates, rows[best_scores >= floor], ious, scoring, floor)
+            if len(detections.scores) == scoring.max_detections:
+                return detections
+        rows = rows[best_scores > scoring.score_threshold]
+        return _detect(candidates, rows, ious, scoring, scoring.score_threshold)
+
+
+def _detect(
+    candidates: Candidates, rows: Tensor, ious: Tensor | None, scoring: ScoringConfig, score_threshold: float
+) -> Detections:
+    """The detections that score above the threshold among the candidates `rows`, which are int64 and increasing."""
+    boxes = candidates.boxes[rows]
+    ious = None if ious is None else ious[rows]
+    class_probability = probability(candidates.cls_logits[rows])
+    scores = combine_scores(class_probability, ious, scoring)
+    pairs = best_pairs(
+        boxes,
+        scores,
+        score_threshold=score_threshold,
+        iou_threshold=scoring.nms_iou,
+        limit=scoring.max_detections,
+    )
+    place, labels = pairs // scores.shape[1], pairs % scores.shape[1]
+    return Detections(
+        boxes=boxes[place],
+        scores=scores[place, labels],
+        labels=labels,
+        class_scores=class_probability[place, labels],
+        ious=torch.full_like(boxes[place, 0], torch.nan) if ious is None else ious[place],
+        anchor_index=candidates.anchor_index[rows[place]],
+    )
+
+
+def _top_rows(level: Tensor, best: Tensor, ious: Tensor | None, scoring: ScoringConfig) -> Tensor:
+    """The candidates, int64 and increasing, that are among the top-k of their level: in direct inference all."""
+    counts = level.bincount().tolist()
+    if max(counts, default=0) <= scoring.top_k:
+        return torch.arange(len(best), device=best.device)
+    kept = select_anchors(
+        best[None].split(counts, dim=1),
+        None if ious is None else ious[None].split(counts, dim=1),
+        torch.ones_like(best[None], dtype=torch.bool),
+        scoring,
+    )
+    return kept[0].nonzero()[:, 0]
+
+
+def _best_class_scores(best: Tensor, ious: Tensor | None, scoring: ScoringConfig) -> Tensor:
+    """Combined score of the best class, shaped as its logits `best`: the score rises with p at every alpha."""
+    return combine_scores(probability(best).unsqueeze(-1), ious, scoring).squeeze(-1)
