@@ -1,0 +1,74 @@
+"""Tables: the same text on the terminal, in Markdown and in CSV."""
+
+import csv
+import io
+import math
+
+import pytest
+from rich.console import Console
+from runyard.reports.tables import Cell, Row, Spread, cell_text, comparison_table, csv_text, markdown
+
+from detector.evaluation.bootstrap import Interval
+
+ROWS = [
+    Row("baseline", {"AP": 0.3586, "AP50": 0.558}),
+    Row("IoU-aware | [bold]", {"AP": Spread(0.3694, 0.002), "AP50": None, "AP90": math.nan}),
+    Row("difference", {"AP": Interval(0.0108, 0.002, 0.0196)}),
+]
+COLUMNS = ["AP", "AP50", "AP90"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        (0.3586, "35.9"),
+        (1, "100.0"),
+        (0.0, "0.0"),
+        (-1e-9, "0.0"),
+        (None, "n/a"),
+        (math.nan, "n/a"),
+        (math.inf, "n/a"),
+        ("36.9*", "36.9*"),
+        (Spread(0.369, 0.0021), "36.9 ± 0.2"),
+        (Spread(0.369, None), "36.9"),
+        (Spread(None, 0.1), "n/a"),
+        (Interval(0.008, 0.002, 0.014), "+0.8 [+0.2, +1.4]"),
+        (Interval(-0.008, -0.02, 0.0), "-0.8 [-2.0, +0.0]"),
+        (Interval(0.008, None, None), "+0.8"),
+        (Interval(None, 0.1, 0.2), "n/a"),
+    ],
+)
+def test_a_cell(cell: Cell, text: str) -> None:
+    assert cell_text(cell) == text
+
+
+def test_on_the_terminal_brackets_are_no_markup() -> None:
+    console = Console(width=100, file=io.StringIO(), record=True)
+    console.print(comparison_table(ROWS, COLUMNS, "Table [2]"))
+    text = console.export_text()
+    for part in ("Table [2]", "values in %", "IoU-aware | [bold]", "36.9 ± 0.2", "+1.1 [+0.2, +2.0]", "n/a"):
+        assert part in text
+
+
+def test_markdown() -> None:
+    assert markdown(ROWS, COLUMNS, "Table 2").splitlines() == [
+        "Table 2, values in %",
+        "",
+        "|  | AP | AP50 | AP90 |",
+        "| --- | ---: | ---: | ---: |",
+        "| baseline | 35.9 | 55.8 | n/a |",
+        "| IoU-aware \\| [bold] | 36.9 ± 0.2 | n/a | n/a |",
+        "| difference | +1.1 [+0.2, +2.0] | n/a | n/a |",
+    ]
+
+
+def test_csv_reads_back() -> None:
+    lines = list(csv.reader(io.StringIO(csv_text(ROWS, COLUMNS))))
+    assert lines[0] == ["", "AP", "AP50", "AP90"]
+    assert lines[3] == ["difference", "+1.1 [+0.2, +2.0]", "n/a", "n/a"]
+
+
+def test_without_rows_only_the_head_is_left() -> None:
+    assert csv_text([], ["AP"]) == ",AP\n"
+    assert markdown([], ["AP"]).count("\n") == 2
+    assert comparison_table([], ["AP"]).row_count == 0
