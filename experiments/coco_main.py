@@ -14,7 +14,6 @@ import _bootstrap
 RUNTIME_ENV = _bootstrap.bootstrap()
 
 from recipes import TABLE1_ROWS, smoke, table1  # noqa: E402
-
 from runyard import entry  # noqa: E402
 
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import tyro  # noqa: E402
-from recipes import DEMO_IMAGES, demo  # noqa: E402
 
+from recipes import DEMO_IMAGES, demo  # noqa: E402
 from runyard import entry  # noqa: E402
 
 

@@ -5,9 +5,8 @@ The defaults of the configuration classes are the paper's own values, so most re
 
 from dataclasses import replace
 
-from runyard.spec import ExperimentSpec, PaperReference, RuntimeConfig
-
 from detector.config import BackboneConfig, BackboneName, DataConfig, ModelConfig, OptimConfig, ScoringConfig
+from runyard.spec import ExperimentSpec, PaperReference, RuntimeConfig
 
 BACKBONES: dict[str, tuple[BackboneName, int]] = {
     # Short name: torchvision's name, images of a step in Table 1 (the learning rate follows by the linear rule).

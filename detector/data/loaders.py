@@ -36,7 +36,8 @@ class BatchLoader:
     """Iterates over the batches of a plan in its order; `len()` is their number.
 
     Iterating raises `InputError` (`DatasetError` naming the file) for an image that cannot be used, just as it was
-    raised in the loader worker, and `TimeoutError` naming the images waited for after `timeout_s` without a batch.
+    raised in the loader worker, and `TimeoutError` naming the images waited for after `timeout_s` without a batch
+    (without loader workers nobody watches the clock).
     """
 
     def __init__(

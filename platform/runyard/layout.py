@@ -103,6 +103,10 @@ class EvaluationFolder:
     def gallery_image(self, name: str) -> Path:
         return self.gallery / f"{safe_name(name)}.png"
 
+    def galleries(self) -> list[Path]:
+        """The pictures that were drawn."""
+        return sorted(self.gallery.glob("*.png"))
+
 
 @dataclass(frozen=True)
 class RunFolder:

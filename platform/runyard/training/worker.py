@@ -7,6 +7,7 @@ loop but checkpoints and the results of evaluations.
 import json
 import logging
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,8 @@ class _Loop:
             pin_memory=self.context.device.type == "cuda",
         )
         micro_batches: list[Batch] = []
-        unread: tuple[int, StepResult, list[int]] | None = None
-        clock = _Throughput()
+        unread: _Launched | None = None
+        throughput = _Throughput()
         for batch in loader:
             micro_batches.append(batch)
             if len(micro_batches) < runtime.accumulation:
@@ -124,21 +125,22 @@ class _Loop:
             result = self.engine.step(micro_batches, rate)
             # The host looks at a step only after the next one is on its way: the device never waits for it.
             if unread is not None:
-                self._read(*unread, clock)
-            unread = (self.step, result, [i for micro in micro_batches for i in micro.image_index.tolist()])
+                self._read(unread, throughput)
+            images = [i for micro in micro_batches for i in micro.image_index.tolist()]
+            unread = _Launched(self.step, result, images, time.monotonic())
             micro_batches = []
             self.step += 1
             epoch_ends = self.step % self.steps_per_epoch == 0
             every = runtime.checkpoint_every_steps
             if epoch_ends or (every and self.step % every == 0):
-                self._read(*unread, clock)
+                self._read(unread, throughput)
                 unread = None
                 self._checkpoint()
                 epoch = self.step // self.steps_per_epoch
                 interval = runtime.evaluate_every_epochs
                 if epoch_ends and interval and epoch % interval == 0 and epoch < optim.epochs:
                     self.evaluate(final=False)
-                clock.restart()
+                throughput.restart()
 
     def evaluate(self, *, final: bool) -> dict[str, Any] | None:
         """Evaluates the present weights on the validation split; the metrics are returned on rank 0."""
@@ -204,10 +206,11 @@ class _Loop:
             prune_checkpoints(self.folder)
         self.context.report({"step": float(self.step)}, target)
 
-    def _read(self, step: int, result: StepResult, images: list[int], clock: "_Throughput") -> None:
+    def _read(self, launched: "_Launched", throughput: "_Throughput") -> None:
         """Checks and logs a step that has been launched before."""
-        values = result.read()
-        clock.count(values["images"])
+        step, images = launched.step, launched.images
+        values = launched.result.read()
+        throughput.count(values["images"], launched.at_s)
         if values["non_finite"]:
             if self.journal is not None:
                 names = [str(self.dataset.image_ids[i]) for i in images]
@@ -221,28 +224,39 @@ class _Loop:
             record["train/gradient_norm"] = values["gradient_norm"]
             record["train/learning_rate"] = learning_rate_at(self.spec.optim, step, self.steps_per_epoch)
             record["train/epoch"] = (step + 1) / self.steps_per_epoch
-            rate = clock.images_per_s()
+            rate = throughput.images_per_s()
             if rate is not None:
                 record["train/images_per_s"] = rate
             self.journal.append("metrics", {"step": step + 1, "values": record})
 
 
+@dataclass(frozen=True)
+class _Launched:
+    """A step on its way, not looked at yet."""
+
+    step: int
+    result: StepResult
+    images: list[int]
+    at_s: float
+
+
 class _Throughput:
-    """Images a second since the last look, evaluations and checkpoints left out."""
+    """Images a second between the steps that were looked at last, evaluations and checkpoints left out."""
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        self._images, self._since = 0.0, time.monotonic()
+        self._images, self._since, self._latest = 0.0, time.monotonic(), time.monotonic()
 
-    def count(self, images: float) -> None:
+    def count(self, images: float, launched_at_s: float) -> None:
         self._images += images
+        self._latest = launched_at_s
 
     def images_per_s(self) -> float | None:
-        elapsed = time.monotonic() - self._since
-        rate = self._images / elapsed if self._images and elapsed > 0 else None
-        self.restart()
+        elapsed = self._latest - self._since
+        rate = self._images / elapsed if elapsed > 0 else None
+        self._images, self._since = 0.0, self._latest
         return rate
 
 
