@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from runyard import layout
 from runyard.layout import RunFolder, atomic_write_json, atomic_write_text, original_name, run_name, safe_name
 

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from runyard import manifest
 from runyard.manifest import build_manifest, describe_source, redacted_command, without_secrets
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageColor
-from runyard.reports.galleries import class_colour, draw_gallery
 
 from detector.data.samples import Category, Dataset
 from detector.errors import DatasetError
 from detector.evaluation.results import DetectionTable
+from runyard.reports.galleries import class_colour, draw_gallery
 
 GREY = (90, 90, 90)
 

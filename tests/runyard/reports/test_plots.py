@@ -6,6 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from detector.data.samples import Category, Dataset
+from detector.evaluation.correlation import Correlation
+from detector.evaluation.results import DetectionTable
 from runyard.reports.plots import (
     ConfidencePanel,
     plot_ap_by_iou,
@@ -14,10 +18,6 @@ from runyard.reports.plots import (
     plot_training_curves,
 )
 from runyard.reports.style import new_figure, save_figure
-
-from detector.data.samples import Category, Dataset
-from detector.evaluation.correlation import Correlation
-from detector.evaluation.results import DetectionTable
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning", "error::RuntimeWarning")
 

@@ -6,9 +6,9 @@ import math
 
 import pytest
 from rich.console import Console
-from runyard.reports.tables import Cell, Row, Spread, cell_text, comparison_table, csv_text, markdown
 
 from detector.evaluation.bootstrap import Interval
+from runyard.reports.tables import Cell, Row, Spread, cell_text, comparison_table, csv_text, markdown
 
 ROWS = [
     Row("baseline", {"AP": 0.3586, "AP50": 0.558}),

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from runyard.tracking import journal as journal_module
 from runyard.tracking.journal import Journal, JournalError, JournalReader, effective_metrics, follow, read
 

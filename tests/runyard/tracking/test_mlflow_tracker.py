@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+
 from runyard.tracking.mlflow_tracker import MetricValue, MlflowTracker, TrackedRun
 from runyard.tracking.stores import TrackingError, TrackingRefusedError, TrackingUnavailableError
 

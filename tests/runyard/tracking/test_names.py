@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from runyard.tracking.names import artifact_folder, flat_parameters, tracked_name
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+
+from detector.errors import InputError
 from runyard.layout import RunFolder
 from runyard.tracking.journal import Journal, JournalError
 from runyard.tracking.mlflow_tracker import MlflowTracker, TrackedRun
 from runyard.tracking.replay import JournalReplayer, JournalUploader, remember_run, sync
 from runyard.tracking.stores import TrackingUnavailableError
-
-from detector.errors import InputError
 
 from .conftest import FaultyServer  # type: ignore[import-not-found]
 

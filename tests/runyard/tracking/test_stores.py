@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from runyard.tracking import stores
 from runyard.tracking.stores import TrackingError, artifact_location, experiment_url, resolve_tracking_uri, ui_command
 
