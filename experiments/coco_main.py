@@ -23,9 +23,10 @@ def run() -> None:
     if options.dry_run:
         entry.print_dry_run(spec)
         return
-    from runyard.experiment import run_experiment
+    from runyard.experiment import how_to_browse, run_experiment
 
-    run_experiment(spec, launcher=options.launcher, smoke=options.smoke, runtime_env=RUNTIME_ENV)
+    outcome = run_experiment(spec, launcher=options.launcher, smoke=options.smoke, runtime_env=RUNTIME_ENV)
+    print(f"To browse it: {how_to_browse(outcome)}")
 
 
 if __name__ == "__main__":

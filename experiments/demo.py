@@ -37,7 +37,7 @@ def run() -> None:
     options = tyro.cli(Options, description=__doc__)
     from detector.data.shapes import generate_shapes
     from runyard.comparison import compare
-    from runyard.experiment import run_experiment
+    from runyard.experiment import how_to_browse, run_experiment
 
     storage = options.storage.resolve()
     train_images, val_images, image_size = DEMO_IMAGES
@@ -55,6 +55,7 @@ def run() -> None:
         )
         outcomes.append(run_experiment(spec, runtime_env=RUNTIME_ENV))
     compare(outcomes[0], outcomes[1], storage / "comparison")
+    print(f"\nTo browse both runs: {how_to_browse(outcomes[1])}   (then open http://127.0.0.1:5000)")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from detector.evaluation.bootstrap import paired_bootstrap
 from runyard.experiment import RunOutcome
 from runyard.layout import atomic_write_text
 from runyard.reports.plots import plot_ap_by_iou
-from runyard.reports.tables import Row, comparison_table, csv_text, markdown
+from runyard.reports.tables import Row, comparison_table, csv_text, difference_rows, markdown
 
 COLUMNS = ("AP", "AP50", "AP75", "AP90")
 
@@ -16,7 +16,7 @@ COLUMNS = ("AP", "AP50", "AP75", "AP90")
 def compare(baseline: RunOutcome, other: RunOutcome, folder: Path, console: Console | None = None) -> None:
     """Prints the table of two runs on the same validation images and writes it, with a plot, to `folder`.
 
-    The last row is the difference with its 95% interval from a paired bootstrap over the images: it says what another
+    The last rows are the difference and its 95% interval from a paired bootstrap over the images: they say what another
     draw of validation images would change, not what another seed of training would.
     """
     console = console or Console()
@@ -27,7 +27,7 @@ def compare(baseline: RunOutcome, other: RunOutcome, folder: Path, console: Cons
         for outcome in (baseline, other)
     ]
     intervals = paired_bootstrap(dataset, baseline_table, other_table, metrics=COLUMNS)
-    rows.append(Row("difference [95% interval]", dict(intervals)))
+    rows += difference_rows(intervals)
     title = f"{other.spec.recipe} against {baseline.spec.recipe}, {len(dataset)} held-out images"
     console.print(comparison_table(rows, COLUMNS, title))
     atomic_write_text(folder / "table.md", markdown(rows, COLUMNS, title))

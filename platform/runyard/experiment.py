@@ -7,6 +7,8 @@ the tracking server nor ends with it.
 import fcntl
 import json
 import os
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -112,8 +114,15 @@ def run_experiment(
                 left = replayer.close(REPLAY_TIMEOUT_S)
         if left:
             console.print(f"  {left} records did not reach {uri}; `runyard sync {folder.root}` uploads them later")
-    console.print(f"  to see it: {ui_command(uri)}", highlight=False, soft_wrap=True)
     return outcome
+
+
+def how_to_browse(outcome: RunOutcome) -> str:
+    """The one command that opens the MLflow UI on an outcome's store."""
+    runyard = Path(sys.executable).with_name("runyard")
+    if not runyard.exists() or outcome.spec.runtime.tracking_uri is not None:
+        return ui_command(outcome.tracking_uri)
+    return shlex.join([os.path.relpath(runyard), "ui", "--storage", os.path.relpath(outcome.folder.root.parent)])
 
 
 def make_reports(outcome: RunOutcome) -> list[tuple[Path, str]]:

@@ -74,6 +74,7 @@ class ProgressPrinter:
             f"(class {values['train/loss_cls']:.3f}, box {values['train/loss_box']:.3f}, "
             f"IoU {values['train/loss_iou']:.3f}){rate}{left}",
             highlight=False,
+            soft_wrap=True,
         )
 
 

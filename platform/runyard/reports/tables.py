@@ -50,6 +50,16 @@ def cell_text(cell: Cell) -> str:
     return _percent(cell)
 
 
+def difference_rows(intervals: Mapping[str, Interval]) -> list[Row]:
+    """A difference and its interval in two lines, which keeps a table within 80 columns."""
+    bounds: dict[str, Cell] = {}
+    for name, interval in intervals.items():
+        low, high = _percent(interval.low, signed=True), _percent(interval.high, signed=True)
+        bounds[name] = NOT_AVAILABLE if NOT_AVAILABLE in (low, high) else f"[{low}, {high}]"
+    differences = {name: Interval(interval.difference, None, None) for name, interval in intervals.items()}
+    return [Row("difference", differences), Row("95% interval", bounds)]
+
+
 def comparison_table(rows: Sequence[Row], columns: Sequence[str], title: str = "") -> Table:
     """A table for `rich.console.Console.print`, values in %; without rows only its head."""
     table = Table(title=Text(title) if title else None, caption="values in %", caption_justify="right")
