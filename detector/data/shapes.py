@@ -1,8 +1,9 @@
 """A generated data set: coloured shapes that overlap and hide one another, with soft edges, over clutter.
 
-Six classes that differ in outline alone; colour, size, rotation, shading and texture are random. Occlusion, blur and
-shadows leave the exact extent of many shapes in doubt, so that the IoU of good detections ranges widely: that is what
-an IoU head is to predict. It needs no download, and a small detector learns it within minutes on a CPU.
+Six classes with an outline each and a hue they lean to, which is a hint and no proof; size, tilt, shading and texture
+are random. Occlusion, blur and shadows leave the exact extent of many shapes in doubt, so that the IoU of good
+detections ranges widely: that is what an IoU head is to predict. It needs no download, and a small detector learns it
+within minutes on a CPU.
 
 H, W image height and width, S samples a pixel side when drawing, V vertices. Image i of a split depends on
 (seed, split, i) alone, so that a larger set contains the smaller one.
@@ -21,13 +22,19 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from detector.errors import ConfigError, DatasetError
 
-VERSION = 1
+VERSION = 2
 """Of the pictures: raised with every change that alters them."""
 CLASSES = ("ellipse", "rectangle", "triangle", "star", "ring", "cross")
 SUPERSAMPLING = 3
 """S: shapes are drawn S times larger and averaged down, for smooth edges and boxes exact to 1/S px."""
 SMALLEST, LARGEST = 0.11, 0.62
 """Side of a shape as a share of the image's long side: 18 to 99 px at 160."""
+LARGEST_TILT = 0.5
+"""Radians to either side."""
+HUE_SPREAD = 0.5
+"""Standard deviation of a shape's hue around its class's, in distances between neighbouring classes: one shape in three
+is closer to another class's hue. With every hue at random, a ResNet-18 from scratch finds the shapes after 4,000 images
+at 96 px but hardly tells them apart: AP50 18 % where it is 42 % with this hint."""
 MINIMUM_VISIBLE = 0.3
 """A shape of which less can be seen is not drawn, so that everything recognisable is annotated."""
 
@@ -163,7 +170,8 @@ def _background(random: np.random.Generator, height: int, width: int) -> Floats:
     side = max(height, width)
     brightness = random.uniform(0.3, 0.9)
     first, second, ink = (
-        _colour(random, (0.05, 0.35), (brightness - spread, brightness + spread)) for spread in (0.1, 0.1, 0.3)
+        _colour(random, random.uniform(0, 6), (0.05, 0.35), (brightness - spread, brightness + spread))
+        for spread in (0.1, 0.1, 0.3)
     )
     y, x = np.mgrid[0:height, 0:width].astype(np.float32) / side
     ramp = _ramp(random, x, y)[..., None]
@@ -236,13 +244,13 @@ def _try_to_add_shape(random: np.random.Generator, scene: _Scene, image_size: in
     shadow = np.roll(_blurred(alpha, 2 * image_size / 160), (shift, shift), axis=(0, 1))[inside][..., None]
     patch = scene.pixels[y1:y2, x1:x2]
     behind = (patch * opaque).sum(axis=(0, 1)) / max(float(opaque.sum()), 1e-6)
-    paint = _paint(random, patch.shape[0], patch.shape[1], behind, image_size)
+    paint = _paint(random, label, patch.shape[:2], behind, image_size)
     patch *= 1 - random.uniform(0.15, 0.45) * shadow
     patch += (paint - patch) * opaque
 
 
 def _outline(random: np.random.Generator, name: str) -> NDArray[np.float64]:
-    """(V, 2) the vertices of a shape of about unit size around the origin, turned by a random angle."""
+    """(V, 2) the vertices of a shape of about unit size around the origin, tilted at random."""
     if name in ("ellipse", "ring"):
         vertices = _polygon(np.ones(64)) * (1, random.uniform(0.6 if name == "ellipse" else 0.8, 1))
     elif name == "rectangle":
@@ -256,7 +264,7 @@ def _outline(random: np.random.Generator, name: str) -> NDArray[np.float64]:
         quarter = np.array([(arm, arm), (arm, 1), (-arm, 1)])
         turn = np.array([(0, 1), (-1, 0)])
         vertices = np.concatenate([quarter @ np.linalg.matrix_power(turn, k) for k in range(4)])
-    angle = random.uniform(0, 2 * math.pi)
+    angle = random.uniform(-LARGEST_TILT, LARGEST_TILT)
     rotation = np.array([(math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))])
     return vertices @ rotation
 
@@ -266,13 +274,14 @@ def _polygon(radii: NDArray[np.float64]) -> NDArray[np.float64]:
     return radii[:, None] * np.stack([np.sin(angles), -np.cos(angles)], axis=1)
 
 
-def _paint(random: np.random.Generator, height: int, width: int, behind: Floats, image_size: int) -> Floats:
-    """(h, w, 3) a shaded, sometimes striped colour that stands out from the mean colour behind it."""
-    colour = _colour(random, (0.4, 0.85), (0.55, 1.0))
-    for _ in range(4):
+def _paint(random: np.random.Generator, label: int, shape: tuple[int, int], behind: Floats, image_size: int) -> Floats:
+    """(h, w, 3) the class's colour, shaded and sometimes striped, that stands out from the mean colour behind it."""
+    for _ in range(5):
+        hue = 6 / len(CLASSES) * (label + random.normal(0, HUE_SPREAD))
+        colour = _colour(random, hue, (0.4, 0.85), (0.55, 1.0))
         if np.linalg.norm(colour - behind) > 90:
             break
-        colour = _colour(random, (0.4, 0.85), (0.55, 1.0))
+    height, width = shape
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     ramp = _ramp(random, x, y)
     shade = 0.85 + 0.3 * (ramp - ramp.min()) / max(float(np.ptp(ramp)), 1e-6)
@@ -286,9 +295,11 @@ def _ramp(random: np.random.Generator, x: Floats, y: Floats) -> Floats:
     return np.float32(math.cos(angle)) * x + np.float32(math.sin(angle)) * y
 
 
-def _colour(random: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]) -> Floats:
-    """(3,) RGB of any hue, 0 to 255."""
-    hue, amount, bright = random.uniform(0, 6), random.uniform(*saturation), random.uniform(*value)
+def _colour(
+    random: np.random.Generator, hue: float, saturation: tuple[float, float], value: tuple[float, float]
+) -> Floats:
+    """(3,) RGB, 0 to 255, of a hue given in sixths of the circle; 0 is red."""
+    amount, bright = random.uniform(*saturation), random.uniform(*value)
     distance = np.abs((hue - np.array([0.0, 2.0, 4.0]) + 3) % 6 - 3)
     return (255 * bright * (1 - amount * (distance - 1).clip(0, 1))).astype(np.float32)
 

@@ -1,11 +1,14 @@
 """Padding and normalising, by hand-computed cases."""
 
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from detector.data.batching import MEAN_RGB, STD_RGB, collate, normalise, padded_shape
 from detector.data.transforms import Sample
+
+# Hypothesis's time limits would fail on a busy machine.
+in_any_time = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def sample(height: int, width: int, boxes: int = 0, index: int = 0) -> Sample:
@@ -50,6 +53,7 @@ def test_fillers_are_the_last_images_and_weigh_nothing() -> None:
     assert collate(samples[:1], 8, fillers=1).image_weight.tolist() == [0]
 
 
+@in_any_time
 @given(st.lists(st.tuples(st.integers(1, 500), st.integers(1, 500)), min_size=1, max_size=5), st.sampled_from([1, 32]))
 def test_the_padded_shape_is_the_smallest_multiple(sizes: list[tuple[int, int]], divisor: int) -> None:
     for padded, side in zip(padded_shape(sizes, divisor), zip(*sizes, strict=True), strict=True):

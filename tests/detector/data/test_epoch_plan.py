@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from detector.config import DataConfig
@@ -22,6 +22,10 @@ from detector.data.epoch_plan import (
 from detector.data.samples import Category, Dataset
 from detector.data.transforms import resize_shape
 from detector.errors import ConfigError, DatasetError
+
+# Hypothesis's time limits would fail on a busy machine.
+in_any_time = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 
 SIZES = np.array([[640, 480], [480, 640], [500, 500]])
 
@@ -78,6 +82,7 @@ def test_images_without_a_usable_box_or_too_small_are_left_out() -> None:
 box = st.tuples(st.floats(-50, 150), st.floats(-50, 150), st.floats(-5, 60), st.floats(-5, 60))
 
 
+@in_any_time
 @given(st.lists(st.lists(box, max_size=3), min_size=1, max_size=6), st.sets(st.integers(0, 17)))
 def test_trainable_images_are_those_with_training_boxes(boxes: list[list[tuple[float, ...]]], crowds: set[int]) -> None:
     dataset = dataset_of([[100, 60]] * len(boxes), [list(map(list, image)) for image in boxes], frozenset(crowds))
@@ -103,6 +108,7 @@ def test_the_aspect_groups_are_landscape_and_the_rest() -> None:
     assert not aspect_groups(dataset, np.arange(3), DataConfig(group_by_aspect_ratio=False)).any()
 
 
+@in_any_time
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 12), st.integers(0, 5), st.integers(0, 5))
 def test_an_epoch_shows_each_image_once_in_grouped_batches(
     groups: list[bool], batch_size: int, seed: int, epoch: int
@@ -131,6 +137,7 @@ def test_epochs_and_seeds_differ_and_groups_are_interleaved() -> None:
     assert 15 < changes < 35  # of 49; 1 would be sorted
 
 
+@in_any_time
 @given(st.integers(0, 40), st.integers(1, 9), st.integers(1, 6))
 def test_the_shares_of_a_batch_are_the_batch(size: int, world_size: int, accumulation: int) -> None:
     batch = np.random.default_rng(0).permutation(size)
@@ -150,6 +157,7 @@ def test_shares_by_hand() -> None:
     assert [part.tolist() for part in share(batch[:1], 1, 2, 2)] == [[], []]
 
 
+@in_any_time
 @given(st.integers(1, 30), st.integers(1, 8), st.integers(1, 4), st.integers(1, 4), st.data())
 def test_a_plan_goes_on_from_any_position(
     images: int, batch_size: int, world_size: int, accumulation: int, data: st.DataObject
@@ -167,6 +175,7 @@ def test_a_plan_goes_on_from_any_position(
     assert len(rest) == len(list(rest)) == len(whole) - done
 
 
+@in_any_time
 @given(st.integers(1, 30), st.integers(1, 8), st.integers(1, 4), st.integers(1, 4))
 def test_all_ranks_together_show_each_image_once_an_epoch(
     images: int, batch_size: int, world_size: int, accumulation: int
@@ -222,6 +231,7 @@ def test_going_on_late_in_a_long_run_is_instant() -> None:
 sizes = st.lists(st.tuples(st.integers(1, 900), st.integers(1, 900)), max_size=30)
 
 
+@in_any_time
 @given(sizes, st.integers(1, 6))
 def test_an_evaluation_shows_each_image_once_at_its_own_shape(images: list[tuple[int, int]], batch_size: int) -> None:
     config = DataConfig(short_side_px=200, long_side_px=320, size_divisor=32)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -21,6 +21,9 @@ from detector.data.transforms import (
     to_original_frame,
 )
 from detector.errors import DatasetError
+
+# Hypothesis's time limits would fail on a busy machine.
+in_any_time = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def one_image(path: Path, boxes: list[list[float]]) -> Dataset:
@@ -66,6 +69,7 @@ def test_resize_shape_rounds_like_mmdetection(
     assert resize_shape(*size, *limits) == expected
 
 
+@in_any_time
 @given(st.integers(1, 5000), st.integers(1, 5000))
 def test_a_resized_image_fits_and_touches_one_limit(width: int, height: int) -> None:
     h, w = resize_shape(width, height, 600, 1000)
@@ -135,6 +139,7 @@ def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
         load_sample(dataset, 0, DataConfig(), flip=False)
 
 
+@in_any_time
 @given(
     st.lists(st.tuples(*[st.floats(0, 1, width=32)] * 4), max_size=5),
     st.tuples(st.integers(1, 2000), st.integers(1, 2000)),
@@ -161,6 +166,7 @@ def test_flipping_twice_changes_nothing() -> None:
     assert tuple(flip_boxes(torch.zeros(0, 4), 20).shape) == (0, 4)
 
 
+@in_any_time
 @given(st.integers(0, 2**63 - 1), st.integers(0, 1000), st.lists(st.integers(0, 10**6), max_size=20))
 def test_a_flip_depends_on_seed_epoch_and_image_alone(seed: int, epoch: int, images: list[int]) -> None:
     together = flips(seed, epoch, np.array(images, dtype=np.int64), 0.5).tolist()
