@@ -92,6 +92,11 @@ class EvaluationFolder:
         return self.root / "metrics.json"
 
     @property
+    def as_run(self) -> "RunFolder":
+        """The same folder, where an evaluation keeps a journal of its own: it is tracked as a run."""
+        return RunFolder(self.root)
+
+    @property
     def correlation_plot(self) -> Path:
         return self.root / "correlation.png"
 
@@ -132,6 +137,11 @@ class RunFolder:
         return self.root / "tracking.json"
 
     @property
+    def stop_request(self) -> Path:
+        """An empty file that asks the workers to write a checkpoint and end; they look for it at every step."""
+        return self.root / "stop-requested"
+
+    @property
     def plots(self) -> Path:
         return self.root / "plots"
 
@@ -155,6 +165,41 @@ class RunFolder:
     def evaluation(self, scoring_hash: str) -> EvaluationFolder:
         """Folder of the final weights' evaluation under one scoring."""
         return EvaluationFolder(self.root / "evaluation" / safe_name(scoring_hash[:_HASH_LENGTH_IN_NAMES]))
+
+    def evaluations(self) -> list[EvaluationFolder]:
+        """All finished evaluations."""
+        return [EvaluationFolder(path.parent) for path in sorted(self.root.glob("evaluation/*/metrics.json"))]
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """What a sweep keeps besides the folders of its runs."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, storage: Path, name: str) -> "SweepFolder":
+        return cls(storage / "sweeps" / safe_name(name))
+
+    @property
+    def trials(self) -> Path:
+        """Every trial of the sweep: spec, row, and where its results lie."""
+        return self.root / "trials.json"
+
+    @property
+    def results(self) -> Path:
+        """Folder of tables and plots."""
+        return self.root / "results"
+
+    @property
+    def tune(self) -> Path:
+        """Ray Tune's own files; nothing in there outlives the sweep's process."""
+        return self.root / ".tune"
+
+    @property
+    def as_run(self) -> RunFolder:
+        """The same folder as a tracked run: the parent of the trials' runs."""
+        return RunFolder(self.root)
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:

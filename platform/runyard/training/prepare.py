@@ -38,6 +38,11 @@ class PreparedRun:
     resumed: bool
     """The folder already held this very run."""
 
+    @property
+    def inputs(self) -> tuple[Path, Path]:
+        """What the run was made from: specification and manifest."""
+        return self.folder.spec, self.folder.manifest
+
 
 def default_storage() -> Path:
     """./runs; inside a Ray job a folder of the home directory, as the job's own directory does not last."""
@@ -49,14 +54,17 @@ def in_ray_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
-def prepare(spec: ExperimentSpec) -> PreparedRun:
+def prepare(spec: ExperimentSpec, data: tuple[Dataset, Dataset] | None = None) -> PreparedRun:
     """Checks everything, writes spec, manifest, data columns and initial weights into the run's folder.
+
+    Args:
+        data: what `open_data` gives for the spec, where the caller has opened it already.
 
     Raises DatasetError, ConfigError and CheckpointError for what the user has to mend; an existing folder of the same
     name is only reused for the same training hash and the same data.
     """
-    train, val = _open_data(spec)
-    name = spec.runtime.name or run_name(f"{spec.recipe}-{train.name.partition('/')[0]}", spec.training_hash)
+    train, val = data or open_data(spec)
+    name = spec.runtime.name or run_name(f"{spec.recipe}-{dataset_name(train)}", spec.training_hash)
     if spec.runtime.name is not None and safe_name(name) != name:
         raise ConfigError(
             "cannot be the name of a folder", field="runtime.name", value=name, remedy=f"Try {safe_name(name)}"
@@ -94,7 +102,13 @@ def prepare(spec: ExperimentSpec) -> PreparedRun:
     return PreparedRun(spec, folder, manifest, len(train), len(val), resumed)
 
 
-def _open_data(spec: ExperimentSpec) -> tuple[Dataset, Dataset]:
+def dataset_name(split: Dataset) -> str:
+    """The name of the data set that a split belongs to."""
+    return split.name.partition("/")[0]
+
+
+def open_data(spec: ExperimentSpec) -> tuple[Dataset, Dataset]:
+    """The training and the validation split, validated; DatasetError and ConfigError for what has to be mended."""
     source = spec.source
     if source.data is None and source.train_annotations is None:
         raise ConfigError(
