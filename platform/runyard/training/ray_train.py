@@ -39,6 +39,9 @@ OBJECT_STORE_BYTES = 200_000_000
 """For a cluster of our own: only small results pass through it, and Ray would take a third of the memory."""
 
 
+LEAST_CPUS = 2
+"""Of a cluster of our own: the demo's two workers share a single core where there is no more."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -63,8 +66,7 @@ class RayContext:
 def connect(spec: ExperimentSpec, runtime_env: dict[str, Any]) -> None:
     """Connects to the cluster that $RAY_ADDRESS or this machine has, else starts one in this process.
 
-    Workers' output goes to Ray's session folder: what a person should see comes through the journal. A cluster of our
-    own gets as many CPUs as the workers need, though the machine may have fewer.
+    Workers' output goes to Ray's session folder: what a person should see comes through the journal.
     """
     if ray.is_initialized():
         return
@@ -77,9 +79,12 @@ def connect(spec: ExperimentSpec, runtime_env: dict[str, Any]) -> None:
     try:
         ray.init(address="auto", **options)
     except ConnectionError:
-        cpus = max(os.cpu_count() or 1, spec.runtime.workers * spec.runtime.cpus_per_worker)
         ray.init(
-            address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **options
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, LEAST_CPUS),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            **options,
         )
 
 
@@ -178,4 +183,5 @@ def _first_cause(error: TrainingFailedError) -> Exception:
         if isinstance(cause, InputError | NonFiniteLossError):
             return cause
         return TrainingError(f"{type(cause).__name__}: {cause}")
-    return TrainingError(str(error))
+    # Ray appends pages about the node's memory to some messages; they are in its logs.
+    return TrainingError(" ".join(str(error).splitlines()[:2])[:500])
