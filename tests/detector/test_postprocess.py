@@ -221,6 +221,25 @@ def test_equals_the_definition(
         assert_equals_plain(detections, expected)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("step", [0.0, 0.5])
+def test_scoring_the_best_anchors_first_changes_nothing(
+    alpha: float, step: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled = 0
+    for seed in range(10):
+        case = make_case(seed, level_sizes=(150, 40), num_classes=6, mean=1.0, step=step)
+        for limit in (5, 20, 50):
+            scoring = ScoringConfig(alpha=alpha, max_detections=limit, nms_iou=0.7)
+            monkeypatch.setattr(module, "_FIRST_ROWS", 10_000)
+            (expected,) = postprocess(*case, scoring)
+            filled += len(expected.scores) == limit
+            for first_rows in (3, 10, 25, 60):
+                monkeypatch.setattr(module, "_FIRST_ROWS", first_rows)
+                assert_same(postprocess(*case, scoring)[0], expected)
+    assert filled > 10
+
+
 def test_by_hand() -> None:
     # p = 0.8 and 0.2 with q = 0.2 and 0.9; alpha 0.5: sqrt(0.16) = 0.4 and sqrt(0.18) = 0.4243.
     case = one_level(logit([[0.8], [0.2]]), logit([0.2, 0.9]))
