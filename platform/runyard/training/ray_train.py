@@ -64,7 +64,7 @@ class RayContext:
 
 
 def connect(spec: ExperimentSpec, runtime_env: dict[str, Any]) -> None:
-    """Connects to the cluster that $RAY_ADDRESS or this machine has, else starts one in this process.
+    """Connects to the cluster that $RAY_ADDRESS names or this machine has, else ('local', too) starts one of our own.
 
     Workers' output goes to Ray's session folder: what a person should see comes through the journal.
     """
@@ -76,9 +76,14 @@ def connect(spec: ExperimentSpec, runtime_env: dict[str, Any]) -> None:
     own = {name: value for name, value in ENVIRONMENT.items() if name not in (submitted.get("env_vars") or {})}
     runtime_env = {**runtime_env, "env_vars": {**own, **runtime_env.get("env_vars", {})}}
     options: dict[str, Any] = {"runtime_env": runtime_env, "logging_level": logging.ERROR, "log_to_driver": False}
+    address = os.environ.get("RAY_ADDRESS") or "auto"
     try:
-        ray.init(address="auto", **options)
+        if address == "local":
+            raise ConnectionError
+        ray.init(address=address, **options)
     except ConnectionError:
+        if address not in ("auto", "local"):
+            raise ConfigError("no Ray cluster answers there", field="RAY_ADDRESS", value=address) from None
         ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, LEAST_CPUS),
