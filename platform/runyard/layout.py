@@ -166,6 +166,11 @@ class RunFolder:
         """Folder of the final weights' evaluation under one scoring."""
         return EvaluationFolder(self.root / "evaluation" / safe_name(scoring_hash[:_HASH_LENGTH_IN_NAMES]))
 
+    @property
+    def candidates(self) -> Path:
+        """The store of the final weights' raw candidates on the validation split, for rescoring."""
+        return self.root / "candidates"
+
     def evaluations(self) -> list[EvaluationFolder]:
         """All finished evaluations."""
         return [EvaluationFolder(path.parent) for path in sorted(self.root.glob("evaluation/*/metrics.json"))]

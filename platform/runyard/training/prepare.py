@@ -64,22 +64,11 @@ def prepare(spec: ExperimentSpec, data: tuple[Dataset, Dataset] | None = None) -
     name is only reused for the same training hash and the same data.
     """
     train, val = data or open_data(spec)
-    name = spec.runtime.name or run_name(f"{spec.recipe}-{dataset_name(train)}", spec.training_hash)
-    if spec.runtime.name is not None and safe_name(name) != name:
-        raise ConfigError(
-            "cannot be the name of a folder", field="runtime.name", value=name, remedy=f"Try {safe_name(name)}"
-        )
-    storage = (spec.runtime.storage or default_storage()).expanduser()
-    if "://" in str(storage) or ":/" in str(storage):
-        raise ConfigError(
-            "must be a folder, on a cluster one that all nodes share",
-            field="runtime.storage", value=str(storage), remedy="Mount the bucket or file system, and name the folder",
-        )  # fmt: skip
-    folder = RunFolder(storage.resolve() / name)
+    folder = run_folder(spec, train)
     spec = replace(
         spec,
         source=replace(spec.source, data=spec.source.data.resolve() if spec.source.data else None),
-        runtime=replace(spec.runtime, storage=folder.root.parent, name=name),
+        runtime=replace(spec.runtime, storage=folder.root.parent, name=folder.root.name),
     )
     trainable_images(train, spec.data)
     fingerprints = {"train": fingerprint(train), "val": fingerprint(val)}
@@ -100,6 +89,31 @@ def prepare(spec: ExperimentSpec, data: tuple[Dataset, Dataset] | None = None) -
             remedy="Name a folder with --storage that this user may write to",
         ) from error  # fmt: skip
     return PreparedRun(spec, folder, manifest, len(train), len(val), resumed)
+
+
+def run_folder(spec: ExperimentSpec, train: Dataset) -> RunFolder:
+    """Where the run of a spec lies: the same spec and data set always give the same folder; ConfigError for bad names.
+
+    Args:
+        train: the training split.
+    """
+    name = spec.runtime.name or run_name(f"{spec.recipe}-{dataset_name(train)}", spec.training_hash)
+    if spec.runtime.name is not None and safe_name(name) != name:
+        raise ConfigError(
+            "cannot be the name of a folder", field="runtime.name", value=name, remedy=f"Try {safe_name(name)}"
+        )
+    return RunFolder(storage_folder(spec) / name)
+
+
+def storage_folder(spec: ExperimentSpec) -> Path:
+    """The absolute folder of all runs; ConfigError where it is no folder."""
+    storage = (spec.runtime.storage or default_storage()).expanduser()
+    if "://" in str(storage) or ":/" in str(storage):
+        raise ConfigError(
+            "must be a folder, on a cluster one that all nodes share",
+            field="runtime.storage", value=str(storage), remedy="Mount the bucket or file system, and name the folder",
+        )  # fmt: skip
+    return storage.resolve()
 
 
 def dataset_name(split: Dataset) -> str:

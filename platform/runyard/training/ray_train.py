@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,14 @@ class RayContext:
         )
 
 
-def connect(spec: ExperimentSpec, runtime_env: dict[str, Any]) -> None:
+def connect(spec: ExperimentSpec, runtime_env: dict[str, Any], *, dashboard: bool = False) -> None:
     """Connects to the cluster that $RAY_ADDRESS names or this machine has, else ('local', too) starts one of our own.
 
     Workers' output goes to Ray's session folder: what a person should see comes through the journal.
+
+    Args:
+        dashboard: also of a cluster of our own. Without it, Ray never frees the places of a training whose launching
+            process has died.
     """
     if ray.is_initialized():
         return
@@ -87,7 +92,7 @@ def connect(spec: ExperimentSpec, runtime_env: dict[str, Any]) -> None:
         ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, LEAST_CPUS),
-            include_dashboard=False,
+            include_dashboard=dashboard,
             object_store_memory=OBJECT_STORE_BYTES,
             **options,
         )
@@ -100,13 +105,25 @@ def launch(spec: ExperimentSpec, folder: RunFolder) -> dict[str, Any]:
     where the cluster can never hold the workers, the workers' own InputError for a user's mistake that only they could
     see, NonFiniteLossError, and TrainingError with the first attempt's error for the rest.
     """
+    return dict(run_on_workers(spec, folder, _train_worker, {}))
+
+
+def run_on_workers(
+    spec: ExperimentSpec, folder: RunFolder, work: Callable[[dict[str, Any]], Any], config: dict[str, Any]
+) -> Any:
+    """Runs a function on the workers that a spec asks for, and returns what rank 0 does; attempts as in `launch`.
+
+    Args:
+        work: gets `config`, with the plain form of the spec as 'spec' and the run folder's path as 'folder'.
+    """
     gpus = gpus_per_worker(spec)
     check_resources(spec, gpus)
+    config = {**config, "spec": to_dict(spec), "folder": str(folder.root)}
     failures: list[str] = []
     while True:
         started_at = _progress(folder)
         try:
-            return _fit(spec, folder, gpus)
+            return _fit(spec, folder, gpus, work, config)
         except TrainingFailedError as error:
             cause = _first_cause(error)
             if isinstance(cause, InputError | NonFiniteLossError):
@@ -119,15 +136,17 @@ def launch(spec: ExperimentSpec, folder: RunFolder) -> dict[str, Any]:
             _log.warning("attempt %d failed (%s); going on from the last checkpoint", len(failures), cause)
 
 
-def _fit(spec: ExperimentSpec, folder: RunFolder, gpus: int) -> dict[str, Any]:
+def _fit(
+    spec: ExperimentSpec, folder: RunFolder, gpus: int, work: Callable[[dict[str, Any]], Any], config: dict[str, Any]
+) -> Any:
     """One attempt."""
     # Ray's list of checkpoints is of no use to us after a restart (the run folder is searched instead), and Ray refuses
     # to start when a checkpoint on that list has been pruned.
     (folder.root / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
     runtime = spec.runtime
     trainer = ray.train.torch.TorchTrainer(
-        _train_worker,
-        train_loop_config={"spec": to_dict(spec), "folder": str(folder.root)},
+        work,
+        train_loop_config=config,
         torch_config=ray.train.torch.TorchConfig(timeout_s=int(runtime.collective_timeout_s)),
         scaling_config=ScalingConfig(
             num_workers=runtime.workers,
@@ -142,7 +161,7 @@ def _fit(spec: ExperimentSpec, folder: RunFolder, gpus: int) -> dict[str, Any]:
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    return dict(trainer.fit().return_value)
+    return trainer.fit().return_value
 
 
 def _progress(folder: RunFolder) -> str | None:

@@ -1,0 +1,135 @@
+"""A sweep's cells: rows, seeds and axes become trials, each a spec with a stable id. Pure: no files, no torch.
+
+A trial is a training hash and a scoring hash. Trials that share the training hash share the trained weights, so that
+they are trained once and scored once each.
+"""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from detector.errors import ConfigError
+from runyard.spec import ExperimentSpec, flatten, from_dict, to_dict
+
+IDENTITY = ("model", "loss", "optim", "data", "scoring", "protocol", "seed")
+"""The parts of a spec that change results: only these can be an axis."""
+
+_HASH_LENGTH_IN_IDS = 12
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cell of a sweep."""
+
+    spec: ExperimentSpec
+    row: str
+    """The table's row; trials that differ only in their seed share it."""
+    label: str
+    """The row and what tells this trial from the others of it; unique in a sweep."""
+
+    @property
+    def id(self) -> str:
+        """Training and scoring hash: the same for the same trial, whatever sweep or order it stands in."""
+        training, scoring = self.spec.training_hash, self.spec.scoring_hash
+        return f"{training[:_HASH_LENGTH_IN_IDS]}-{scoring[:_HASH_LENGTH_IN_IDS]}"
+
+
+def expand(
+    rows: Mapping[str, ExperimentSpec], *, seeds: int = 1, axes: Mapping[str, Sequence[Any]] | None = None
+) -> tuple[Trial, ...]:
+    """Every row with every seed from 0 to `seeds - 1` and every combination of the axes' values, rows outermost.
+
+    An axis is a field's dotted name and its values. Where an axis makes no difference to a row (the IoU loss of a
+    detector without IoU head), the row stands once. Raises ConfigError for an unknown field, a value out of range, and
+    two rows that are the same trial.
+    """
+    if not rows:
+        raise ConfigError("a sweep needs at least one row", field="rows")
+    if seeds < 1:
+        raise ConfigError("must be at least 1", field="seeds", value=seeds)
+    axes = dict(axes or {})
+    for name, values in axes.items():
+        if name.split(".")[0] not in IDENTITY:
+            raise ConfigError("is no field that changes results", field=name, remedy=f"Vary {', '.join(IDENTITY)}")
+        if not values:
+            raise ConfigError("has no values", field=name)
+    if "seed" not in axes:
+        axes["seed"] = range(seeds)
+    elif seeds != 1:
+        raise ConfigError("is given twice", field="seed", remedy="Give a number of seeds, or vary the seed")
+    trials: dict[str, Trial] = {}
+    for row, base in rows.items():
+        for values in itertools.product(*axes.values()):
+            cell = dict(zip(axes, values, strict=True))
+            told = [f"{name}={_text(value)}" for name, value in cell.items() if len(axes[name]) > 1]
+            trial = Trial(with_fields(base, cell), row, ", ".join([row, *told]))
+            known = trials.setdefault(trial.id, trial)
+            if known.row != row:
+                raise ConfigError(
+                    f"{known.label!r} and {trial.label!r} are the same trial", field="rows",
+                    remedy="Leave out one of them, or the option that makes them equal",
+                )  # fmt: skip
+    return tuple(trials.values())
+
+
+def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
+    """'loss.iou_loss=bce,l2' or 'optim.milestones=[8,11],[6]' as a field and its values; ConfigError for other texts.
+
+    Values are JSON; what is not, is a word.
+    """
+    name, equals, values = text.partition("=")
+    if not equals or not name or not values:
+        raise ConfigError(
+            "is no axis", value=text, remedy="Write FIELD=VALUE,VALUE, as in optim.learning_rate=0.01,0.02"
+        )
+    try:
+        return name, tuple(json.loads(f"[{values}]"))
+    except ValueError:
+        return name, tuple(_word_or_json(part) for part in values.split(","))
+
+
+def with_fields(spec: ExperimentSpec, values: Mapping[str, Any]) -> ExperimentSpec:
+    """The spec with some fields, by dotted name, set to plain values; ConfigError as `from_dict` raises it."""
+    tree = to_dict(spec)
+    for name, value in values.items():
+        branch = tree
+        *parents, leaf = name.split(".")
+        for parent in parents:
+            branch = branch.get(parent) if isinstance(branch, dict) else None
+        if not isinstance(branch, dict) or leaf not in branch or isinstance(branch[leaf], dict):
+            known = (field for field, _ in flatten(to_dict(spec)) if field.split(".")[0] in IDENTITY)
+            raise ConfigError("is no field of an experiment", field=name, remedy=f"Known: {', '.join(known)}")
+        branch[leaf] = value
+    return from_dict(tree)
+
+
+def changed_fields(before: ExperimentSpec, after: ExperimentSpec) -> dict[str, Any]:
+    """The fields that change results and differ, by dotted name, with their new plain values."""
+    old, new = dict(flatten(to_dict(before))), dict(flatten(to_dict(after)))
+    return {name: new[name] for name in new if name.split(".")[0] in IDENTITY and old[name] != new[name]}
+
+
+def by_training(trials: Sequence[Trial]) -> list[tuple[Trial, ...]]:
+    """The trials that share trained weights together, in order of first appearance."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(trial.spec.training_hash, []).append(trial)
+    return [tuple(group) for group in groups.values()]
+
+
+def with_places(trial: Trial, placed: ExperimentSpec) -> Trial:
+    """The trial with the paths, the name and the resources of a spec that has been prepared."""
+    return replace(trial, spec=replace(trial.spec, source=placed.source, runtime=placed.runtime))
+
+
+def _word_or_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
