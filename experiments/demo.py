@@ -35,16 +35,13 @@ class Options:
 def run() -> None:
     """Generates, trains twice, compares."""
     options = tyro.cli(Options, description=__doc__)
-    from detector.data.shapes import generate_shapes
     from runyard.comparison import compare
-    from runyard.experiment import how_to_browse, run_experiment
+    from runyard.experiment import generated_data, how_to_browse, run_experiment
 
     storage = options.storage.resolve()
     train_images, val_images, image_size = DEMO_IMAGES
     print(f"Generating {train_images} training and {val_images} held-out images of shapes in {storage / 'shapes'}")
-    data = generate_shapes(
-        storage / "shapes", train_images=train_images, val_images=val_images, image_size=image_size, seed=0
-    )
+    data = generated_data(storage / "shapes", train_images, val_images, image_size)
     outcomes = []
     for iou_head in (False, True):
         spec = demo(iou_head)

@@ -17,6 +17,7 @@ from rich.console import Console
 from detector.data.cache import load_dataset
 from detector.data.samples import Dataset
 from detector.data.shapes import generate_shapes
+from detector.errors import ConfigError
 from detector.evaluation.results import DetectionTable, read_coco_results
 from runyard.attempt import Launcher, journaled, launch, make_reports, only_process
 from runyard.layout import EvaluationFolder, RunFolder
@@ -135,8 +136,16 @@ def _tracked_run(prepared: PreparedRun) -> TrackedRun:
 def with_smoke_data(spec: ExperimentSpec) -> ExperimentSpec:
     """The spec with a small generated data set, which is made where it is missing."""
     storage = (spec.runtime.storage or default_storage()).expanduser().resolve()
-    train_images, val_images, image_size = SMOKE_IMAGES
-    data = generate_shapes(
-        storage / "smoke-shapes", train_images=train_images, val_images=val_images, image_size=image_size, seed=0
-    )
+    data = generated_data(storage / "smoke-shapes", *SMOKE_IMAGES)
     return replace(spec, source=replace(spec.source, data=data))
+
+
+def generated_data(folder: Path, train_images: int, val_images: int, image_size: int) -> Path:
+    """`generate_shapes`, seed 0; ConfigError where the folder cannot be written."""
+    try:
+        return generate_shapes(folder, train_images=train_images, val_images=val_images, image_size=image_size, seed=0)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be written ({error.strerror})", field="runtime.storage", file=folder,
+            remedy="Name a folder with --storage that this user may write to",
+        ) from error  # fmt: skip
