@@ -24,7 +24,7 @@ from detector.config import ScoringConfig
 from detector.nms import best_pairs, rank_keys
 from detector.retinanet import HeadOutputs
 
-_FIRST_ROWS = 1024  # candidates whose classes are scored at first; enough for most images of a trained detector
+_FIRST_ROWS = 1536  # candidates whose classes are scored at first; enough for nearly all images of a trained detector
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,6 @@ from detector.postprocess import (
 from detector.retinanet import HeadOutputs
 
 ALPHAS = [0.0, 0.1, 0.3, 0.5, 0.9, 1.0]
-# `combine_scores` takes its powers in float32, where PyTorch's last bit depends on the place in memory; in float64,
-# rounded once, these pass.
-FLOAT32_POWERS = pytest.mark.xfail(reason="float32 powers of equal scores may differ in the last bit", strict=False)
-ALPHAS_WITH_TIES = [pytest.param(a, marks=[] if a in (0.0, 1.0) else FLOAT32_POWERS) for a in ALPHAS]
 Case = tuple[HeadOutputs, tuple[Tensor, ...], Tensor, Tensor]
 Found = tuple[np.float32, int, int, np.ndarray]
 """Score, anchor, class, box."""
@@ -176,7 +172,7 @@ def logit(p: Any) -> Tensor:
 # --- the definition ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("alpha", ALPHAS_WITH_TIES)
+@pytest.mark.parametrize("alpha", ALPHAS)
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
@@ -285,7 +281,7 @@ def test_none_and_alpha_one_half_rank_alike_and_differ_by_the_threshold() -> Non
 # --- ties -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("alpha", ALPHAS_WITH_TIES)
+@pytest.mark.parametrize("alpha", ALPHAS)
 def test_equal_logits_score_equally_wherever_they_stand(alpha: float) -> None:
     # 37 and 301 leave a rest after the widest vector of any processor; PyTorch's float32 kernels fail this.
     generator = torch.Generator().manual_seed(0)
@@ -318,7 +314,6 @@ def test_probability_rises_with_the_logit_and_forgets_the_place() -> None:
 # --- candidates -------------------------------------------------------------------------------------------------------
 
 
-@FLOAT32_POWERS
 @pytest.mark.parametrize("step", [0.0, 1.0])
 def test_candidates_for_several_alphas_give_direct_inference_for_each(step: float) -> None:
     case = make_case(3, num_images=3, level_sizes=(200, 60, 20), step=step)
