@@ -1,6 +1,8 @@
 """The detection confidence S = p^alpha IoU^(1 - alpha) (the paper's Eq. 5) and what it is compared with.
 
-A anchors, C classes. Probabilities and confidences lie in [0, 1]; powers are taken in float32.
+A anchors, C classes. Probabilities and confidences lie in [0, 1] and are float32; powers are taken in float64 and
+rounded once, because PyTorch's float32 power depends in its last bit on where in a tensor a value stands: equal pairs
+would rank by chance, and candidates that are stored and scored again would not score what they scored at first.
 """
 
 import torch
@@ -21,4 +23,5 @@ def combine_scores(class_probability: Tensor, iou: Tensor | None, scoring: Scori
     quality = iou.float().unsqueeze(-1)
     if scoring.confidence == "none":
         return probability * quality
-    return torch.pow(probability, scoring.alpha) * torch.pow(quality, 1.0 - scoring.alpha)
+    weighted = torch.pow(probability.double(), scoring.alpha) * torch.pow(quality.double(), 1.0 - scoring.alpha)
+    return weighted.float()
