@@ -6,6 +6,7 @@ The defaults of the configuration classes are the paper's own values, so most re
 from dataclasses import replace
 
 from detector.config import (
+    AnchorConfig,
     BackboneConfig,
     BackboneName,
     DataConfig,
@@ -134,19 +135,19 @@ def demo(iou_head: bool) -> ExperimentSpec:
             fpn_channels=64,
             tower_depth=1,
             tower_norm="group",
+            anchors=AnchorConfig(base_size=2.0),  # 16 px at P3: the smallest shapes of a 96 px image
             iou_head=iou_head,
         ),
         optim=OptimConfig(
             optimizer="adamw",
             learning_rate=1e-3,
-            reference_batch_size=16,
-            batch_size=16,
+            reference_batch_size=8,
+            batch_size=8,
             weight_decay=0.05,
-            epochs=10,
-            milestones=(7, 9),
+            epochs=5,
+            milestones=(4,),
             warmup_steps=30,
         ),
-        data=DataConfig(short_side_px=128, long_side_px=128),
-        scoring=ScoringConfig(),
+        data=DataConfig(short_side_px=96, long_side_px=96),
         runtime=RuntimeConfig(workers=2, experiment="runyard-demo"),
     )
