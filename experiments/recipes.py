@@ -13,7 +13,6 @@ from detector.config import (
     LossConfig,
     ModelConfig,
     OptimConfig,
-    ScoringConfig,
 )
 from runyard.spec import ExperimentSpec, PaperReference, RuntimeConfig
 
