@@ -22,7 +22,7 @@ from detector.data.batching import Batch, normalise
 from detector.losses import detection_losses
 from detector.retinanet import RetinaNet
 
-STATISTICS = ("loss_cls", "loss_box", "loss_iou", "normaliser", "images", "gradient_norm", "non_finite")
+STATISTICS = ("loss_cls", "loss_box", "loss_iou", "normaliser", "images", "gradient_norm", "stop", "non_finite")
 
 # Buffers are constants here (frozen statistics), and trainable BatchNorm keeps its own. torch 2.15 has a new name.
 _NO_BUFFER_SYNC: dict[str, Any] = (
@@ -37,7 +37,8 @@ class StepResult:
     """What one step measured, read when the reader likes: one float32 value for each name in `STATISTICS`.
 
     Losses are weighted and divided by the normaliser, over all workers; `gradient_norm` is before clipping;
-    `non_finite` is 1 once this step or an earlier one had a gradient that is not finite, and no update is made then.
+    `stop` counts the workers that were asked to stop; `non_finite` is 1 once this step or an earlier one had a loss or
+    a gradient that is not finite on any worker, and no worker makes an update then.
     """
 
     values: Tensor
@@ -104,17 +105,23 @@ class TrainingEngine:
         self._network = torch.compile(network) if compile_model else network
         self._non_finite = torch.zeros((), device=self.device)
 
-    def step(self, micro_batches: Sequence[Batch], learning_rate: float) -> StepResult:
+    def step(self, micro_batches: Sequence[Batch], learning_rate: float, *, stop_requested: bool = False) -> StepResult:
         """One optimiser step over this worker's share of the global batch.
 
         Every worker must call it equally often with equally many micro-batches. Raises nothing for non-finite losses:
-        see `StepResult.non_finite`.
+        see `StepResult`.
+
+        Args:
+            stop_requested: this worker was asked to stop. The step is done all the same; its result says so to all
+                workers, with the sums that are exchanged anyway, so that all of them stop after the same step.
         """
-        sums = torch.zeros(5, device=self.device)
+        sums = torch.zeros(6, device=self.device)
+        if stop_requested:
+            sums[5].fill_(1.0)
         for position, batch in enumerate(micro_batches):
             last = position == len(micro_batches) - 1
             with self._gradient_sync(last):
-                sums += self._backward(batch.to(self.device))
+                sums[:5] += self._backward(batch.to(self.device))
         per_device = self._loss.normaliser == "per_device"
         if self._world_size > 1:
             dist.all_reduce(sums)
@@ -126,7 +133,8 @@ class TrainingEngine:
         if self._clip_norm > 0:
             scale = scale * (self._clip_norm / (norm + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(gradients, scale)
-        self._non_finite = torch.maximum(self._non_finite, (~torch.isfinite(norm)).float())
+        finite = torch.isfinite(norm) & torch.isfinite(sums).all()
+        self._non_finite = torch.maximum(self._non_finite, (~finite).float())
         self.optimizer.found_inf = self._non_finite  # type: ignore[attr-defined]  # read by the fused kernels
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -134,7 +142,7 @@ class TrainingEngine:
         self.optimizer.zero_grad(set_to_none=True)
         ranks = self._world_size * len(micro_batches) if per_device else normaliser
         losses = sums[:3] / ranks
-        return StepResult.of(torch.cat([losses, torch.stack([normaliser, sums[4], norm, self._non_finite])]))
+        return StepResult.of(torch.cat([losses, torch.stack([normaliser, sums[4], norm, sums[5], self._non_finite])]))
 
     def _backward(self, batch: Batch) -> Tensor:
         """Back-propagates one micro-batch; returns weighted (cls, box, IoU) loss sums, normaliser, images."""

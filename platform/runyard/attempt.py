@@ -20,6 +20,7 @@ from runyard.reports.galleries import draw_gallery
 from runyard.reports.plots import plot_correlation, plot_training_curves
 from runyard.spec import ExperimentSpec, to_dict
 from runyard.tracking.journal import Journal, RunStatus, effective_metrics
+from runyard.training.stopping import stops_on_signals
 
 Launcher = Literal["ray", "local"]
 Artifact = tuple[Path, str]
@@ -32,16 +33,21 @@ _log = logging.getLogger(__name__)
 
 
 def launch(spec: ExperimentSpec, folder: RunFolder, launcher: Launcher) -> dict[str, Any]:
-    """Trains and evaluates a prepared run; Ray must have been connected. Returns the final metrics."""
-    if launcher == "local":
-        from runyard.training import local
+    """Trains and evaluates a prepared run; Ray must have been connected. Returns the final metrics.
 
-        metrics = local.launch(spec, folder)
-        assert metrics is not None, "the plain launcher was started as a rank other than 0"
-        return metrics
-    from runyard.training import ray_train
+    SIGTERM and Ctrl-C, where this is the main thread, and `stopping.request_stop` end it in KeyboardInterrupt once the
+    workers have written a checkpoint.
+    """
+    with stops_on_signals(folder):
+        if launcher == "local":
+            from runyard.training import local
 
-    return ray_train.launch(spec, folder)
+            metrics = local.launch(spec, folder)
+            assert metrics is not None, "the plain launcher was started as a rank other than 0"
+            return metrics
+        from runyard.training import ray_train
+
+        return ray_train.launch(spec, folder)
 
 
 def make_reports(spec: ExperimentSpec, folder: RunFolder) -> list[Artifact]:

@@ -17,6 +17,7 @@ import tyro
 from detector.config import DataConfig, LossConfig, ModelConfig, OptimConfig, ScoringConfig
 from detector.errors import InputError
 from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig, to_dict
+from runyard.training.errors import NonFiniteLossError, Terminated, TrainingError
 
 _FLAT = tyro.conf.arg(name="")
 
@@ -76,13 +77,20 @@ def parse(
 
 
 def main(run: Callable[[], None]) -> int:
-    """Runs a command; a user's mistake becomes one line and status 2, an interruption status 130 or 143."""
+    """Runs a command; returns its exit status.
+
+    A user's mistake becomes one line and status 2, a failed training its first traceback, a line and status 1, an
+    interruption status 130 or 143.
+    """
     signal.signal(signal.SIGTERM, _terminate)
     try:
         run()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (TrainingError, NonFiniteLossError) as error:
+        print(*getattr(error, "__notes__", ()), f"error: {error}", sep="\n", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         # The reader (`| head`) has seen enough; without this Python complains again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -115,10 +123,6 @@ def describe(spec: ExperimentSpec) -> dict[str, Any]:
 def print_dry_run(spec: ExperimentSpec) -> None:
     """Prints `describe` as JSON; its `spec` is what the plain-torch launcher reads."""
     print(json.dumps(describe(spec), indent=1))
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, handled as Ctrl-C is."""
 
 
 def _terminate(signum: int, frame: object) -> None:

@@ -48,7 +48,8 @@ class ProgressPrinter:
             start = f" from step {payload['start_step']}" if payload["start_step"] else ""
             self._console.print(f"  {payload['workers']} worker(s), {self._total_steps} steps{start}", style="dim")
         elif record.kind == "event":
-            self._console.print(f"  {payload}", style="yellow", markup=False)
+            told = payload.get("message") or {name: value for name, value in payload.items() if name != "details"}
+            self._console.print(f"  {told}", style="yellow", markup=False, soft_wrap=True)
         elif record.kind == "metrics" and "val/images" in payload["values"]:
             values = payload["values"]
             shown = ", ".join(

@@ -1,35 +1,43 @@
 """The checkpoints of one run: which is the newest good one, which are kept."""
 
-import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-from detector.checkpoint import read_metadata
+from detector.checkpoint import PARTIAL, read_metadata
 from detector.errors import CheckpointError
 from runyard.layout import RunFolder
 
 KEPT = 2
 """The newest one, and the one before it in case the newest is damaged."""
 
-_log = logging.getLogger(__name__)
 
+def newest_good_checkpoint(folder: RunFolder, warn: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint whose checksum holds; damaged ones are set aside under another name, and `warn` told.
 
-def newest_good_checkpoint(folder: RunFolder) -> Path | None:
-    """The newest checkpoint whose checksum holds; damaged ones are named in the log and passed over.
-
-    Raises CheckpointError where checkpoints exist and all of them are damaged: starting over would hide the loss.
+    Removes what a killed process left half written. Raises CheckpointError where checkpoints exist and all of them are
+    damaged: starting over would hide the loss.
     """
+    for partial in folder.root.glob(f".checkpoint-*{PARTIAL}"):
+        shutil.rmtree(partial, ignore_errors=True)
     checkpoints = folder.checkpoints()
+    damaged: dict[Path, str] = {}
     for checkpoint in checkpoints:
         try:
             read_metadata(checkpoint)
         except CheckpointError as error:
-            _log.warning("%s: the checkpoint before it is used instead", error)
+            damaged[checkpoint] = str(error)
             continue
+        # Left under their names, they would be counted among the newest ones, and good ones pruned instead.
+        for path, problem in damaged.items():
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            warn(f"{problem}. Training goes on from {checkpoint.name}, the one before; it was renamed to {aside.name}")
         return checkpoint
     if checkpoints:
         raise CheckpointError(
-            f"all {len(checkpoints)} checkpoints are damaged",
+            f"all {len(checkpoints)} checkpoints are damaged; the newest: {damaged[checkpoints[0]]}",
             file=folder.root,
             remedy="Restore one from a backup, or remove the checkpoint-* folders to start over",
         )

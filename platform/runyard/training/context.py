@@ -6,6 +6,8 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from runyard.training.errors import SilentWorkerError
+
 
 class TrainContext(Protocol):
     """What the loop needs to know of its surroundings, and the one thing it tells them."""
@@ -35,3 +37,14 @@ def gather_on_first_rank(value: Any, context: TrainContext) -> list[Any]:
     # gather_object has no NCCL implementation; detections are a few megabytes, so that everyone may have them.
     dist.all_gather_object(values, value)
     return values if context.rank == 0 else []
+
+
+def silent_worker(error: RuntimeError, timeout_s: float) -> SilentWorkerError | None:
+    """What a failed collective operation means to a person; None for any other error."""
+    text = str(error)
+    if not (isinstance(error, dist.DistError) or "gloo" in text):
+        return None
+    # gloo: "Timed out waiting 20000ms for recv operation to complete"; NCCL's watchdog: "... timed out in ...".
+    if "timed out" in text.lower():
+        return SilentWorkerError(f"another worker did not answer for {timeout_s:g} s (runtime.collective_timeout_s)")
+    return SilentWorkerError(f"the connection to another worker broke ({text.rpartition('] ')[2]})")

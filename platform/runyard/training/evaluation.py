@@ -1,5 +1,6 @@
 """Evaluation over all workers: whole batches are dealt out, so that each image counts once, whoever sees it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from detector.evaluation.results import DetectionTable
 from detector.postprocess import Detections, postprocess
 from detector.retinanet import RetinaNet
 from runyard.training.context import TrainContext, gather_on_first_rank
+from runyard.training.errors import TrainingStoppedError
 
 
 @torch.inference_mode()
@@ -28,10 +30,12 @@ def detect(
     loader_workers: int = 0,
     autocast_dtype: torch.dtype | None = None,
     channels_last: bool = True,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> DetectionTable | None:
     """Detections of every image of `dataset`, in its order, in original pixels; on rank 0, None elsewhere.
 
-    Every rank must call it. The result does not depend on the number of ranks.
+    Every rank must call it. The result does not depend on the number of ranks. Raises TrainingStoppedError as soon as
+    `stop_requested` says so: nothing is to be saved, and the launcher ends the ranks that have not seen it.
     """
     was_training = model.training
     model.eval()
@@ -47,6 +51,8 @@ def detect(
     )
     parts: list[dict[str, Any]] = []
     for host_batch in loader:
+        if stop_requested():
+            raise TrainingStoppedError("stopped on request while evaluating")
         batch = host_batch.to(context.device)
         images = normalise(batch.images, batch.sizes).contiguous(memory_format=memory_format)
         with torch.autocast(context.device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):

@@ -3,7 +3,8 @@
     python -m runyard.training.local spec.json
     torchrun --nproc-per-node 8 -m runyard.training.local spec.json
 
-The specification's `runtime.workers` is not read here: torchrun says how many there are.
+The specification's `runtime.workers` is not read here: torchrun says how many there are. SIGTERM and Ctrl-C write a
+checkpoint first (exit status 143 and 130); the same command goes on from it.
 """
 
 import argparse
@@ -23,7 +24,9 @@ import torch.distributed as dist
 from detector.errors import ConfigError, InputError
 from runyard.layout import RunFolder
 from runyard.spec import ExperimentSpec, from_dict
+from runyard.training.errors import NonFiniteLossError, SilentWorkerError, Terminated
 from runyard.training.prepare import prepare
+from runyard.training.stopping import stops_on_signals
 from runyard.training.worker import train
 
 
@@ -81,10 +84,17 @@ def main(arguments: list[str] | None = None) -> int:
             if context.world_size > 1:
                 dist.broadcast_object_list(box, src=0, device=context.device)
             prepared = box[0]
-            metrics = train(prepared.spec, prepared.folder, context)
+            with stops_on_signals(prepared.folder, first_rank=context.rank == 0):
+                metrics = train(prepared.spec, prepared.folder, context)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (NonFiniteLossError, SilentWorkerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interruption:
+        print("interrupted; the same command continues the run", file=sys.stderr)
+        return 143 if isinstance(interruption, Terminated) else 130
     if metrics is not None:
         print(json.dumps(metrics, indent=1))
     return 0

@@ -2,14 +2,18 @@
 
 import json
 import logging
+import math
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
+from ray.exceptions import RayActorError
 from ray.train import (
     Checkpoint,
     CheckpointUploadMode,
@@ -23,7 +27,8 @@ from ray.train import (
 from detector.errors import ConfigError, InputError
 from runyard.layout import RunFolder
 from runyard.spec import ExperimentSpec, from_dict, to_dict
-from runyard.training.errors import NonFiniteLossError, TrainingError
+from runyard.tracking.journal import Journal, JournalError
+from runyard.training.errors import NonFiniteLossError, SilentWorkerError, TrainingError, TrainingStoppedError
 
 CONTROLLER_FAILURES = 5
 """Attempts to start a worker group before the run fails; Ray's own default retries forever in silence."""
@@ -35,6 +40,9 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
+
+_FINAL = (InputError, NonFiniteLossError, TrainingStoppedError)
+"""Errors of workers that another attempt would not change."""
 
 OBJECT_STORE_BYTES = 200_000_000
 """For a cluster of our own: only small results pass through it, and Ray would take a third of the memory."""
@@ -64,14 +72,10 @@ class RayContext:
         )
 
 
-def connect(spec: ExperimentSpec, runtime_env: dict[str, Any], *, dashboard: bool = False) -> None:
+def connect(spec: ExperimentSpec, runtime_env: dict[str, Any]) -> None:
     """Connects to the cluster that $RAY_ADDRESS names or this machine has, else ('local', too) starts one of our own.
 
     Workers' output goes to Ray's session folder: what a person should see comes through the journal.
-
-    Args:
-        dashboard: also of a cluster of our own. Without it, Ray never frees the places of a training whose launching
-            process has died.
     """
     if ray.is_initialized():
         return
@@ -81,29 +85,36 @@ def connect(spec: ExperimentSpec, runtime_env: dict[str, Any], *, dashboard: boo
     own = {name: value for name, value in ENVIRONMENT.items() if name not in (submitted.get("env_vars") or {})}
     runtime_env = {**runtime_env, "env_vars": {**own, **runtime_env.get("env_vars", {})}}
     options: dict[str, Any] = {"runtime_env": runtime_env, "logging_level": logging.ERROR, "log_to_driver": False}
-    address = os.environ.get("RAY_ADDRESS") or "auto"
-    try:
-        if address == "local":
-            raise ConnectionError
-        ray.init(address=address, **options)
-    except ConnectionError:
-        if address not in ("auto", "local"):
+    address = os.environ.get("RAY_ADDRESS", "local")
+    if address != "local":
+        try:
+            ray.init(address=address, **options)
+        except ConnectionError:
             raise ConfigError("no Ray cluster answers there", field="RAY_ADDRESS", value=address) from None
-        ray.init(
-            address="local",
-            num_cpus=max(os.cpu_count() or 1, LEAST_CPUS),
-            include_dashboard=dashboard,
-            object_store_memory=OBJECT_STORE_BYTES,
-            **options,
-        )
+        return
+    cluster_of_our_own = {
+        "num_cpus": max(os.cpu_count() or 1, LEAST_CPUS),
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE_BYTES,
+    }
+    try:
+        # Left to itself Ray takes what `ray start` has started here, and refuses the numbers; address 'auto' would also
+        # take the cluster that another driver has started for itself and that ends with it.
+        ray.init(**cluster_of_our_own, **options)
+    except ValueError:
+        try:
+            ray.init(address="auto", **options)
+        except ConnectionError:  # it was started, and is gone
+            ray.init(address="local", **cluster_of_our_own, **options)
 
 
 def launch(spec: ExperimentSpec, folder: RunFolder) -> dict[str, Any]:
     """Trains a prepared run on a connected Ray cluster and returns the final metrics.
 
-    A failed attempt is followed by another from the last checkpoint, `runtime.max_failures` times. Raises ConfigError
-    where the cluster can never hold the workers, the workers' own InputError for a user's mistake that only they could
-    see, NonFiniteLossError, and TrainingError with the first attempt's error for the rest.
+    A failed attempt is followed by another from the last checkpoint, `runtime.max_failures` times, and the journal
+    tells of it. Raises ConfigError where the cluster can never hold the workers, the workers' own InputError for a
+    user's mistake that only they could see, NonFiniteLossError, TrainingStoppedError, and for the rest TrainingError
+    with the first attempt's error; its note is that one's traceback.
     """
     return dict(run_on_workers(spec, folder, _train_worker, {}))
 
@@ -120,20 +131,28 @@ def run_on_workers(
     check_resources(spec, gpus)
     config = {**config, "spec": to_dict(spec), "folder": str(folder.root)}
     failures: list[str] = []
+    first_traceback = ""
     while True:
         started_at = _progress(folder)
         try:
             return _fit(spec, folder, gpus, work, config)
-        except TrainingFailedError as error:
-            cause = _first_cause(error)
-            if isinstance(cause, InputError | NonFiniteLossError):
+        except (TrainingFailedError, RayActorError) as error:
+            rank, cause = _first_cause(error)
+            if isinstance(cause, _FINAL):
                 raise cause from error
-            failures.append(str(cause))
+            if folder.stop_request.exists():
+                raise TrainingStoppedError("a worker failed after the run was asked to stop") from error
+            failures.append(_description(rank, cause))
+            first_traceback = first_traceback or str(error)
+            _log.warning("attempt %d failed: %s", len(failures), failures[-1])
+            _journal_failure(folder, len(failures), failures[-1], str(error))
             # The same error twice at the same place is a bug, not bad luck: more attempts only hide its message.
-            repeated = failures[-2:] == [str(cause)] * 2 and _progress(folder) == started_at
+            accident = isinstance(cause, SilentWorkerError | RayActorError)
+            repeated = not accident and failures[-2:] == failures[-1:] * 2 and _progress(folder) == started_at
             if len(failures) > spec.runtime.max_failures or repeated:
-                raise TrainingError(f"given up after {len(failures)} failures; the first was {failures[0]}") from error
-            _log.warning("attempt %d failed (%s); going on from the last checkpoint", len(failures), cause)
+                given_up = TrainingError(f"given up after {len(failures)} failures; the first was {failures[0]}")
+                given_up.add_note(first_traceback)
+                raise given_up from error
 
 
 def _fit(
@@ -144,10 +163,12 @@ def _fit(
     # to start when a checkpoint on that list has been pruned.
     (folder.root / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
     runtime = spec.runtime
+    # Workers also wait for one another in Ray's `report`, by default for ever; the controller passes this on to them.
+    os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = str(runtime.collective_timeout_s)
     trainer = ray.train.torch.TorchTrainer(
         work,
         train_loop_config=config,
-        torch_config=ray.train.torch.TorchConfig(timeout_s=int(runtime.collective_timeout_s)),
+        torch_config=ray.train.torch.TorchConfig(timeout_s=math.ceil(runtime.collective_timeout_s)),
         scaling_config=ScalingConfig(
             num_workers=runtime.workers,
             use_gpu=gpus > 0,
@@ -161,7 +182,31 @@ def _fit(
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    return trainer.fit().return_value
+    return _fit_with_our_signals(trainer).return_value
+
+
+def _fit_with_our_signals(trainer: ray.train.torch.TorchTrainer) -> ray.train.Result:
+    """In the main thread `fit` takes Ctrl-C for itself, for good: workers get no time, and the exit status is 0.
+
+    So it runs in another. Where waiting for it is interrupted all the same, this process leaves the cluster, which ends
+    its workers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return trainer.fit()
+    outcome: Future[ray.train.Result] = Future()
+
+    def fit() -> None:
+        try:
+            outcome.set_result(trainer.fit())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=fit, name="ray-train", daemon=True).start()
+    try:
+        return outcome.result()
+    except KeyboardInterrupt:
+        ray.shutdown()
+        raise
 
 
 def _progress(folder: RunFolder) -> str | None:
@@ -197,15 +242,36 @@ def _train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
     return train(from_dict(config["spec"]), RunFolder(Path(config["folder"])), RayContext())
 
 
-def _first_cause(error: TrainingFailedError) -> Exception:
-    """The error of the lowest failed rank, as the user should see it."""
+def _first_cause(error: TrainingFailedError | RayActorError) -> tuple[int | None, Exception]:
+    """The rank and error that the others followed from: when one worker ends, those that wait for it fail as well."""
+
+    def order(failure: tuple[int, Exception]) -> tuple[int, int]:
+        rank, cause = failure
+        if isinstance(cause, _FINAL):
+            return 0, rank
+        return 3 if isinstance(cause, SilentWorkerError) else 2 if isinstance(cause, RayActorError) else 1, rank
+
     failures = getattr(error, "worker_failures", None) or {}
-    for _, failure in sorted(failures.items()):
-        cause = getattr(failure, "cause", failure)
-        while getattr(cause, "__cause__", None) is not None and not isinstance(cause, InputError):
-            cause = cause.__cause__
-        if isinstance(cause, InputError | NonFiniteLossError):
-            return cause
-        return TrainingError(f"{type(cause).__name__}: {cause}")
-    # Ray appends pages about the node's memory to some messages; they are in its logs.
-    return TrainingError(" ".join(str(error).splitlines()[:2])[:500])
+    # A dead worker is reported as a failed health check.
+    causes = {rank: getattr(failure, "health_check_failure", failure) for rank, failure in failures.items()}
+    return min(causes.items(), key=order) if causes else (None, error)
+
+
+def _description(rank: int | None, cause: Exception) -> str:
+    """One line that a person can read."""
+    who = "Ray's controller" if rank is None else f"worker {rank}"
+    if isinstance(cause, RayActorError):
+        reason = " ".join(str(cause).partition("The actor is dead because ")[2].split()) or str(cause)
+        return f"{who} died: {reason.partition(' Some common causes')[0]}"
+    if isinstance(cause, TrainingFailedError):  # Ray appends pages about the node's memory; they are in its logs
+        return " ".join(str(cause).splitlines()[:2])[:500]
+    return f"{who}: {type(cause).__name__}: {cause}"
+
+
+def _journal_failure(folder: RunFolder, attempt: int, problem: str, details: str) -> None:
+    try:
+        with Journal(folder.journal) as journal:
+            event = {"event": "attempt_failed", "attempt": attempt, "message": f"attempt {attempt} failed: {problem}"}
+            journal.append("event", {**event, "details": details})
+    except JournalError as error:  # a worker that is not quite dead; the log has told it already
+        _log.warning("%s", error)

@@ -6,10 +6,12 @@ loop but checkpoints and the results of evaluations.
 
 import json
 import logging
+import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -17,7 +19,7 @@ from detector.backbones import load_imagenet_weights
 from detector.checkpoint import load_checkpoint, save_checkpoint
 from detector.data.batching import Batch
 from detector.data.cache import load_dataset
-from detector.data.epoch_plan import trainable_images
+from detector.data.epoch_plan import aspect_groups, epoch_batches, trainable_images
 from detector.data.loaders import make_train_loader
 from detector.data.samples import Dataset
 from detector.engine import StepResult, TrainingEngine, autocast_dtype
@@ -26,10 +28,10 @@ from detector.optim import build_optimizer, learning_rate_at
 from detector.retinanet import RetinaNet
 from runyard.layout import RunFolder
 from runyard.spec import ExperimentSpec
-from runyard.tracking.journal import Journal
+from runyard.tracking.journal import Journal, read
 from runyard.training.checkpoints import newest_good_checkpoint, prune_checkpoints
-from runyard.training.context import TrainContext, first_rank_decides
-from runyard.training.errors import NonFiniteLossError
+from runyard.training.context import TrainContext, first_rank_decides, silent_worker
+from runyard.training.errors import NonFiniteLossError, TrainingStoppedError
 from runyard.training.evaluation import detect
 from runyard.training.scoring import score_detections, write_evaluation
 
@@ -39,14 +41,18 @@ _log = logging.getLogger(__name__)
 def train(spec: ExperimentSpec, folder: RunFolder, context: TrainContext) -> dict[str, Any] | None:
     """Trains (or goes on training) the run in `folder`, evaluates it, and returns the final metrics on rank 0.
 
-    Every rank calls it with the same spec. Raises NonFiniteLossError, CheckpointError, DatasetError.
+    Every rank calls it with the same spec. Raises NonFiniteLossError, CheckpointError, DatasetError, SilentWorkerError
+    where another rank is gone, and TrainingStoppedError where the run was asked to stop (`runyard.training.stopping`).
     """
-    loop = _Loop(spec, folder, context)
-    try:
-        loop.run_epochs()
-        return loop.evaluate(final=True)
-    finally:
-        loop.close()
+    with Journal(folder.journal) if context.rank == 0 else nullcontext() as journal:
+        try:
+            loop = _Loop(spec, folder, context, journal)
+            loop.run_epochs()
+            return loop.evaluate(final=True)
+        except RuntimeError as error:
+            if (silent := silent_worker(error, spec.runtime.collective_timeout_s)) is not None:
+                raise silent from error
+            raise
 
 
 def build_model(spec: ExperimentSpec, num_classes: int, weights: Path | None) -> RetinaNet:
@@ -67,8 +73,9 @@ def build_model(spec: ExperimentSpec, num_classes: int, weights: Path | None) ->
 class _Loop:
     """The state of one attempt: where it stands, and what it writes to."""
 
-    def __init__(self, spec: ExperimentSpec, folder: RunFolder, context: TrainContext) -> None:
-        self.spec, self.folder, self.context = spec, folder, context
+    def __init__(self, spec: ExperimentSpec, folder: RunFolder, context: TrainContext, journal: Journal | None) -> None:
+        self.spec, self.folder, self.context, self.journal = spec, folder, context, journal
+        self.interrupted_at_s = _last_sign_of_life(folder.journal) if journal is not None else None
         runtime, optim = spec.runtime, spec.optim
         self.dataset: Dataset = load_dataset(folder.dataset("train"))
         self.steps_per_epoch = -(-len(trainable_images(self.dataset, spec.data)) // optim.batch_size)
@@ -89,11 +96,10 @@ class _Loop:
             channels_last=runtime.channels_last,
             compile_model=runtime.compile,
         )
-        self.journal = Journal(folder.journal) if context.rank == 0 else None
-        if self.journal is not None:
-            self.journal.append("rewind", {"step": self.step})
+        if journal is not None:
+            journal.append("rewind", {"step": self.step})
             total = {"start_step": self.step, "total_steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch}
-            self.journal.append("event", {"event": "start", "workers": context.world_size, **total})
+            journal.append("event", {"event": "start", "workers": context.world_size, **total})
 
     def run_epochs(self) -> None:
         """Trains from the restored step to the last one."""
@@ -122,20 +128,20 @@ class _Loop:
             if len(micro_batches) < runtime.accumulation:
                 continue
             rate = learning_rate_at(optim, self.step, self.steps_per_epoch)
-            result = self.engine.step(micro_batches, rate)
+            result = self.engine.step(micro_batches, rate, stop_requested=self._stop_requested())
             # The host looks at a step only after the next one is on its way: the device never waits for it.
-            if unread is not None:
-                self._read(unread, throughput)
-            images = [i for micro in micro_batches for i in micro.image_index.tolist()]
-            unread = _Launched(self.step, result, images, time.monotonic())
+            stop = unread is not None and self._read(unread, throughput)
+            unread = _Launched(self.step, result, time.monotonic())
             micro_batches = []
             self.step += 1
             epoch_ends = self.step % self.steps_per_epoch == 0
             every = runtime.checkpoint_every_steps
-            if epoch_ends or (every and self.step % every == 0):
-                self._read(unread, throughput)
+            if epoch_ends or stop or (every and self.step % every == 0):
+                stop |= self._read(unread, throughput)
                 unread = None
                 self._checkpoint()
+                if stop:
+                    raise TrainingStoppedError(f"stopped on request after step {self.step}, where its checkpoint is")
                 epoch = self.step // self.steps_per_epoch
                 interval = runtime.evaluate_every_epochs
                 if epoch_ends and interval and epoch % interval == 0 and epoch < optim.epochs:
@@ -157,6 +163,7 @@ class _Loop:
             loader_workers=spec.runtime.loader_workers,
             autocast_dtype=self.autocast_dtype,
             channels_last=spec.runtime.channels_last,
+            stop_requested=self._stop_requested,
         )
         if table is None or self.journal is None:
             return None
@@ -168,32 +175,35 @@ class _Loop:
             write_evaluation(self.folder.evaluation(spec.scoring_hash), dataset, table, metrics)
         return metrics
 
-    def close(self) -> None:
-        """Gives the journal free."""
-        if self.journal is not None:
-            self.journal.close()
-
     def _restore(self) -> int:
         """Loads the newest good checkpoint, the same on every rank; returns the number of steps done."""
-        choice = newest_good_checkpoint(self.folder) if self.context.rank == 0 else None
+        choice = newest_good_checkpoint(self.folder, self._warn) if self.context.rank == 0 else None
         choice = first_rank_decides(choice, self.context)
         if choice is None:
             return 0
         metadata = load_checkpoint(choice, self.model, self.optimizer, random_state=True)
-        if metadata["training_hash"] != self.spec.training_hash:
-            raise CheckpointError(
-                "belongs to a run with another training hash", file=choice, value=metadata["training_hash"]
+        try:
+            step, workers = int(metadata["step"]), int(metadata["workers"])
+            training_hash, classes = metadata["training_hash"], list(metadata["classes"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"has incomplete metadata ({error!r})", file=choice) from error
+        if training_hash != self.spec.training_hash:
+            raise CheckpointError("belongs to a run with another training hash", file=choice, value=training_hash)
+        if classes != list(self.dataset.class_names):
+            raise CheckpointError("was trained on other classes", file=choice, value=classes)
+        if not 0 < step <= self.total_steps:
+            raise CheckpointError(f"is at no step of this run, which has {self.total_steps}", file=choice, value=step)
+        if workers != self.context.world_size:
+            self._warn(
+                f"{choice.name} was written by {workers} worker(s), {self.context.world_size} go on: same images in "
+                "the same order, same global batch and learning rate; equal up to rounding"
             )
-        if metadata["workers"] != self.context.world_size:
-            _log.warning(
-                "%s was written by %d workers, %d go on: same images in the same order and the same global batch, "
-                "equal up to rounding",
-                choice, metadata["workers"], self.context.world_size,
-            )  # fmt: skip
-        return int(metadata["step"])
+        return step
 
     def _checkpoint(self) -> None:
         target = self.folder.checkpoint(self.step)
+        if not self._weights_are_finite():
+            raise NonFiniteLossError(f"the weights are not finite after step {self.step}; earlier checkpoints are kept")
         if self.context.rank == 0:
             metadata = {
                 "step": self.step,
@@ -206,19 +216,22 @@ class _Loop:
             prune_checkpoints(self.folder)
         self.context.report({"step": float(self.step)}, target)
 
-    def _read(self, launched: "_Launched", throughput: "_Throughput") -> None:
-        """Checks and logs a step that has been launched before."""
-        step, images = launched.step, launched.images
+    def _weights_are_finite(self) -> bool:
+        """Waits for the device, so it is for checkpoints only; the answer is the same on every rank."""
+        norms = torch._foreach_norm([t for t in self.model.state_dict().values() if t.is_floating_point()])
+        return bool(torch.stack(list(norms)).isfinite().all())
+
+    def _read(self, launched: "_Launched", throughput: "_Throughput") -> bool:
+        """Checks and logs a step that has been launched before; whether a worker was asked to stop by then."""
+        step = launched.step
         values = launched.result.read()
         throughput.count(values["images"], launched.at_s)
         if values["non_finite"]:
-            if self.journal is not None:
-                names = [str(self.dataset.image_ids[i]) for i in images]
-                self.journal.append("event", {"event": "non_finite", "step": step, "images": names, **_finite(values)})
-            raise NonFiniteLossError(
-                f"the loss is not finite at step {step} ({json.dumps(_finite(values))}); earlier weights are kept. "
-                "Lower optim.learning_rate, or look at the images that the journal names"
-            )
+            self._give_up(step, values)
+        if self.journal is not None and self.interrupted_at_s is not None:
+            seconds = round(time.time() - self.interrupted_at_s, 1)
+            self.journal.append("event", {"event": "restored", "first_step": step + 1, "seconds": seconds})
+            self.interrupted_at_s = None
         if self.journal is not None and (step % self.spec.runtime.log_every_steps == 0 or step + 1 == self.total_steps):
             record = {f"train/{name}": values[name] for name in ("loss", "loss_cls", "loss_box", "loss_iou")}
             record["train/gradient_norm"] = values["gradient_norm"]
@@ -228,6 +241,30 @@ class _Loop:
             if rate is not None:
                 record["train/images_per_s"] = rate
             self.journal.append("metrics", {"step": step + 1, "values": record})
+        return values["stop"] > 0
+
+    def _give_up(self, step: int, values: dict[str, float]) -> NoReturn:
+        """Ends training at a step without a finite loss, whose update no rank has made."""
+        if self.journal is not None:
+            images = trainable_images(self.dataset, self.spec.data)
+            groups = aspect_groups(self.dataset, images, self.spec.data)
+            epoch, position = divmod(step, self.steps_per_epoch)
+            batch = images[epoch_batches(groups, self.spec.optim.batch_size, self.spec.seed, epoch)[position]]
+            names = [str(self.dataset.image_ids[i]) for i in batch.tolist()]
+            self.journal.append("event", {"event": "non_finite", "step": step + 1, "images": names, **_words(values)})
+        raise NonFiniteLossError(
+            f"the loss is not finite at step {step + 1} ({json.dumps(_words(values))}); the weights before it are kept "
+            "in the last checkpoint. Lower optim.learning_rate, or look at the images that the journal names"
+        )
+
+    def _stop_requested(self) -> bool:
+        return self.folder.stop_request.exists()
+
+    def _warn(self, message: str) -> None:
+        """Tells the log, and the journal: a worker's log is seldom read."""
+        _log.warning(message)
+        if self.journal is not None:
+            self.journal.append("event", {"event": "warning", "message": message})
 
 
 @dataclass(frozen=True)
@@ -236,7 +273,6 @@ class _Launched:
 
     step: int
     result: StepResult
-    images: list[int]
     at_s: float
 
 
@@ -260,6 +296,17 @@ class _Throughput:
         return rate
 
 
-def _finite(values: dict[str, float]) -> dict[str, float | str]:
+def _last_sign_of_life(journal: Path) -> float | None:
+    """When an interrupted attempt last logged something; None where the run starts, or was started by a person."""
+    time_s: float | None = None
+    for record in read(journal):
+        if record.kind == "status":
+            time_s = None
+        elif record.kind in ("metrics", "rewind"):
+            time_s = record.time_s
+    return time_s
+
+
+def _words(values: dict[str, float]) -> dict[str, float | str]:
     """JSON has no NaN: such values become words."""
-    return {name: value if abs(value) < float("inf") else str(value) for name, value in values.items()}
+    return {name: value if math.isfinite(value) else str(value) for name, value in values.items()}

@@ -1,0 +1,71 @@
+"""SIGTERM and Ctrl-C while a run is trained: its workers write a checkpoint and end, then so does the driver.
+
+The request is a file in the run's folder, because workers are other processes, often on other machines, and that
+folder is what they share. Every worker looks for it at every step (one `stat`); what they saw travels with the sums
+that a step exchanges anyway, so that all of them stop after the same one (`detector.engine`). Nothing waits for it.
+"""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from runyard.layout import RunFolder
+from runyard.training.errors import Terminated, TrainingStoppedError
+
+GRACE_S = 60.0
+"""After so long, or at the second signal, the run ends where it stands. NFS may keep a new file from other machines
+for 30 s; Kubernetes kills after 30 s by default, `ray job stop` after 3 s ($RAY_JOB_STOP_WAIT_TIME_S)."""
+
+_log = logging.getLogger(__name__)
+
+
+def request_stop(folder: RunFolder) -> None:
+    """Asks the workers of a run to write a checkpoint and to end."""
+    folder.stop_request.touch()
+
+
+@contextmanager
+def stops_on_signals(folder: RunFolder, *, first_rank: bool = True, grace_s: float = GRACE_S) -> Iterator[None]:
+    """While entered, SIGTERM and Ctrl-C ask the run to stop; an earlier request is withdrawn on entry.
+
+    A run that stops, whoever asked, ends in KeyboardInterrupt: `Terminated`, unless it was Ctrl-C. Outside the main
+    thread no signal can be caught; `request_stop` works there too.
+
+    Args:
+        first_rank: this process withdraws earlier requests; one of several that share the folder.
+    """
+    if first_rank:
+        folder.stop_request.unlink(missing_ok=True)
+    received: list[int] = []
+    timer = threading.Timer(grace_s, lambda: os.kill(os.getpid(), received[0]))
+    timer.daemon = True
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        if len(received) > 1:
+            raise _interruption(received)
+        try:
+            request_stop(folder)
+        except OSError as error:  # a full disk must not keep a process from ending
+            raise _interruption(received) from error
+        _log.warning("stopping: the workers write a checkpoint; a second signal ends the run at once")
+        timer.start()
+
+    signals = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    earlier = {signum: signal.signal(signum, handle) for signum in signals}
+    try:
+        yield
+    except TrainingStoppedError as error:
+        raise _interruption(received) from error
+    finally:
+        timer.cancel()
+        for signum, handler in earlier.items():
+            signal.signal(signum, handler)
+
+
+def _interruption(received: list[int]) -> KeyboardInterrupt:
+    return KeyboardInterrupt() if received[:1] == [signal.SIGINT] else Terminated()

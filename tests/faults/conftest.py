@@ -1,0 +1,133 @@
+"""Runs in processes of their own, that can be killed at a given step, and what they leave behind."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from runyard.layout import RunFolder, atomic_write_json
+from runyard.spec import ExperimentSpec, to_dict
+from runyard.tracking.journal import Record, effective_metrics, read
+from runyard.training.local import main
+
+CURVES = ("loss", "loss_cls", "loss_box", "loss_iou", "gradient_norm", "learning_rate", "epoch")
+"""Everything that is logged at a step and is no measurement of time."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What two runs must have in common to be the same run."""
+
+    curves: dict[str, list[tuple[int, float]]]
+    tensors: dict[str, Tensor]
+    """Weights, optimiser state and random state of the newest checkpoint."""
+    metrics: dict[str, float]
+
+    @classmethod
+    def of(cls, folder: RunFolder) -> "Trajectory":
+        curves = effective_metrics(folder.journal)
+        (evaluation,) = folder.root.glob("evaluation/*/metrics.json")
+        metrics = json.loads(evaluation.read_text())
+        del metrics["val/images_per_s"]
+        return cls(
+            {name: curves[f"train/{name}"] for name in CURVES},
+            load_file(folder.checkpoints()[0] / "tensors.safetensors"),
+            metrics,
+        )
+
+    def assert_equal(self, other: "Trajectory") -> None:
+        """Bit for bit, and every step logged once."""
+        assert self.curves == other.curves
+        assert self.tensors.keys() == other.tensors.keys()
+        different = [name for name, tensor in self.tensors.items() if not torch.equal(tensor, other.tensors[name])]
+        assert different == []
+        assert self.metrics == other.metrics
+
+
+class Runs:
+    """Starts plain-torch runs in processes of their own, forked from a server that has imported all they need."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["runyard.training.local"])
+        self._started: list[BaseProcess] = []
+
+    def folder(self, spec: ExperimentSpec) -> RunFolder:
+        assert spec.runtime.storage is not None
+        assert spec.runtime.name is not None
+        return RunFolder(spec.runtime.storage / spec.runtime.name)
+
+    def spec_file(self, spec: ExperimentSpec) -> Path:
+        path = self.folder(spec).root.with_suffix(".spec.json")
+        atomic_write_json(path, to_dict(spec))
+        return path
+
+    def start(self, spec: ExperimentSpec) -> BaseProcess:
+        process = self._context.Process(target=main, args=([str(self.spec_file(spec))],))
+        process.start()
+        self._started.append(process)
+        return process
+
+    def finish(self, spec: ExperimentSpec) -> Trajectory:
+        """Trains, or goes on training, to the end."""
+        process = self.start(spec)
+        process.join()
+        assert process.exitcode == 0
+        return Trajectory.of(self.folder(spec))
+
+    def kill_after_step(self, spec: ExperimentSpec, step: int, then_wait_s: float = 0.0) -> int:
+        """Starts the run and sends SIGKILL once `step` is logged; returns the newest step that is logged by then."""
+        process = self.start(spec)
+        folder = self.folder(spec)
+        wait_until(lambda: last_step(folder) >= step or not process.is_alive())
+        time.sleep(then_wait_s)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "the run ended before it was killed"
+        return last_step(folder)
+
+    def close(self) -> None:
+        for process in self._started:
+            if process.is_alive():
+                process.kill()
+            process.join()
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"nothing happened for {timeout_s} s"
+        time.sleep(0.005)
+
+
+def last_step(folder: RunFolder) -> int:
+    """The newest step that the newest attempt has logged."""
+    step = 0
+    for record in read(folder.journal):
+        if record.kind in ("metrics", "rewind"):
+            step = record.payload["step"]
+    return step
+
+
+def events(folder: RunFolder, name: str) -> list[Record]:
+    """The events of one kind, in order."""
+    return [record for record in read(folder.journal) if record.kind == "event" and record.payload["event"] == name]
+
+
+@pytest.fixture
+def runs() -> "Runs":
+    """Processes still running at the end of the test are killed."""
+    started = Runs()
+    yield started
+    started.close()
