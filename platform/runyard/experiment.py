@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ from detector.errors import ConfigError
 from detector.evaluation.results import DetectionTable, read_coco_results
 from runyard.attempt import Launcher, journaled, launch, make_reports, only_process
 from runyard.layout import EvaluationFolder, RunFolder
+from runyard.manifest import without_secrets
 from runyard.progress import ProgressPrinter
 from runyard.spec import ExperimentSpec
 from runyard.tracking.mlflow_tracker import MlflowTracker, TrackedRun
 from runyard.tracking.replay import JournalReplayer, remember_run
-from runyard.tracking.stores import resolve_tracking_uri, ui_command
+from runyard.tracking.stores import TrackingUnavailableError, resolve_tracking_uri, ui_command
 from runyard.training.prepare import PreparedRun, default_storage, prepare
 
 SMOKE_IMAGES = (32, 16, 128)
@@ -72,8 +74,9 @@ def run_experiment(
     if smoke and spec.source.data is None:
         spec = with_smoke_data(spec)
     prepared = prepare(spec)
+    # The prepared spec is written down, so it holds no credentials: this one may.
+    uri = resolve_tracking_uri(spec.runtime.tracking_uri, prepared.folder.root.parent)
     spec, folder = prepared.spec, prepared.folder
-    uri = resolve_tracking_uri(spec.runtime.tracking_uri, folder.root.parent)
     outcome = RunOutcome(spec, folder, {}, uri)
     console.print(
         f"[bold]{folder.root.name}[/bold]: {prepared.train_images} training, {prepared.val_images} validation images"
@@ -84,7 +87,10 @@ def run_experiment(
             console.print("  finished before; nothing to do")
             return replace(outcome, metrics=json.loads(outcome.evaluation.metrics.read_text()))
         tracker = MlflowTracker(uri, spec.runtime.experiment)
-        tracker.experiment_id()
+        # Credentials that are refused end the run here, before a worker starts. A store that is away does not: the
+        # replayer says so, and goes on trying.
+        with suppress(TrackingUnavailableError):
+            tracker.experiment_id()
         run = _tracked_run(prepared)
         remember_run(folder, spec.runtime.experiment, run)
         replayer = JournalReplayer(folder.journal, tracker, run)
@@ -102,7 +108,9 @@ def run_experiment(
         finally:
             left = replayer.close(REPLAY_TIMEOUT_S)
         if left:
-            console.print(f"  {left} records did not reach {uri}; `runyard sync {folder.root}` uploads them later")
+            console.print(
+                f"  {left} records did not reach {without_secrets(uri)}; `runyard sync {folder.root}` uploads them later"
+            )
     return outcome
 
 

@@ -21,7 +21,7 @@ from detector.data.layouts import open_splits
 from detector.data.samples import Dataset
 from detector.errors import ConfigError
 from runyard.layout import RunFolder, atomic_write_json, run_name, safe_name
-from runyard.manifest import build_manifest
+from runyard.manifest import build_manifest, without_secrets
 from runyard.spec import ExperimentSpec, differences, from_dict, to_dict
 
 
@@ -30,7 +30,7 @@ class PreparedRun:
     """A run that workers can start on."""
 
     spec: ExperimentSpec
-    """With absolute paths and the run's name filled in."""
+    """With absolute paths and the run's name filled in, and without credentials."""
     folder: RunFolder
     manifest: dict[str, Any]
     train_images: int
@@ -65,10 +65,16 @@ def prepare(spec: ExperimentSpec, data: tuple[Dataset, Dataset] | None = None) -
     """
     train, val = data or open_data(spec)
     folder = run_folder(spec, train)
+    uri = spec.runtime.tracking_uri
     spec = replace(
         spec,
         source=replace(spec.source, data=spec.source.data.resolve() if spec.source.data else None),
-        runtime=replace(spec.runtime, storage=folder.root.parent, name=folder.root.name),
+        runtime=replace(
+            spec.runtime,
+            storage=folder.root.parent,
+            name=folder.root.name,
+            tracking_uri=None if uri is None else without_secrets(uri),
+        ),
     )
     trainable_images(train, spec.data)
     fingerprints = {"train": fingerprint(train), "val": fingerprint(val)}
