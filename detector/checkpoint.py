@@ -23,7 +23,7 @@ PARTIAL = ".partial"
 """Suffix of the hidden folder in which a checkpoint is written; one that a killed process left can be removed."""
 _TENSORS, _METADATA = "tensors.safetensors", "metadata.json"
 _LARGEST_METADATA_BYTES = 1 << 20
-_DTYPE_NAMES = {torch.float32: "F32", torch.int64: "I64", torch.uint8: "U8"}
+_DTYPE_NAMES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.uint8: "U8"}
 
 
 def save_checkpoint(
