@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,13 +42,13 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return generate_shapes(tmp_path_factory.mktemp("data") / "shapes", train_images=21, val_images=5, image_size=64)
 
 
-@pytest.fixture
-def tiny_spec(tiny_data: Path, tmp_path: Path) -> "ExperimentSpec":
-    """A run of seconds on one core: 12 images, ResNet-18 from scratch, 2 epochs of 3 steps, every step logged."""
+@pytest.fixture(scope="session")
+def make_tiny_spec(tiny_data: Path) -> "Callable[[Path], ExperimentSpec]":
+    """The spec of a run in a storage folder; what is tiny about it stands at `tiny_spec`."""
     from detector.config import BackboneConfig, DataConfig, ModelConfig, OptimConfig
     from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig
 
-    return ExperimentSpec(
+    return lambda storage: ExperimentSpec(
         recipe="tiny",
         model=ModelConfig(
             backbone=BackboneConfig(name="resnet18", weights="none"), fpn_channels=8, tower_depth=1, tower_norm="group"
@@ -55,5 +56,11 @@ def tiny_spec(tiny_data: Path, tmp_path: Path) -> "ExperimentSpec":
         optim=OptimConfig(batch_size=4, epochs=2, milestones=(1,), warmup_steps=3),
         data=DataConfig(short_side_px=64, long_side_px=64, min_image_side_px=8, train_limit=12),
         source=SourceConfig(data=tiny_data),
-        runtime=RuntimeConfig(storage=tmp_path / "runs", name="tiny", gpus_per_worker=0, log_every_steps=1),
+        runtime=RuntimeConfig(storage=storage, name="tiny", gpus_per_worker=0, log_every_steps=1),
     )
+
+
+@pytest.fixture
+def tiny_spec(make_tiny_spec: "Callable[[Path], ExperimentSpec]", tmp_path: Path) -> "ExperimentSpec":
+    """A run of seconds on one core: 12 images, ResNet-18 from scratch, 2 epochs of 3 steps, every step logged."""
+    return make_tiny_spec(tmp_path / "runs")

@@ -1,0 +1,108 @@
+"""The training loop in one plain process: what it logs, keeps and returns."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from detector.checkpoint import read_metadata
+from detector.optim import learning_rate_at
+from runyard.layout import RunFolder
+from runyard.spec import ExperimentSpec
+from runyard.tracking.journal import effective_metrics, read
+from runyard.training.local import launch
+from runyard.training.prepare import prepare
+from runyard.training.worker import train
+
+CURVES = ("loss", "loss_cls", "loss_box", "loss_iou", "gradient_norm")
+
+
+def curves(folder: RunFolder) -> dict[str, list[tuple[int, float]]]:
+    logged = effective_metrics(folder.journal)
+    return {name: logged[f"train/{name}"] for name in CURVES}
+
+
+@pytest.fixture(scope="module")
+def spec(make_tiny_spec: Callable[[Path], ExperimentSpec], tmp_path_factory: pytest.TempPathFactory) -> ExperimentSpec:
+    tiny = make_tiny_spec(tmp_path_factory.mktemp("worker"))
+    return replace(tiny, runtime=replace(tiny.runtime, evaluate_every_epochs=1))
+
+
+@pytest.fixture(scope="module")
+def trained(spec: ExperimentSpec) -> tuple[RunFolder, dict[str, float]]:
+    prepared = prepare(spec)
+    metrics = launch(prepared.spec, prepared.folder)
+    assert metrics is not None
+    return prepared.folder, metrics
+
+
+def test_every_step_is_logged_once_with_its_learning_rate(
+    spec: ExperimentSpec, trained: tuple[RunFolder, dict[str, float]]
+) -> None:
+    logged = effective_metrics(trained[0].journal)
+    steps = list(range(1, 7))
+    for name in CURVES:
+        assert [step for step, _ in logged[f"train/{name}"]] == steps
+    assert [rate for _, rate in logged["train/learning_rate"]] == [learning_rate_at(spec.optim, s, 3) for s in range(6)]
+    assert logged["train/epoch"] == [(step, pytest.approx(step / 3)) for step in steps]
+    for (_, loss), (_, a), (_, b), (_, c) in zip(*(logged[f"train/{n}"] for n in CURVES[:4]), strict=True):
+        assert loss == pytest.approx(a + b + c)
+
+
+def test_each_epoch_leaves_a_checkpoint_and_an_evaluation(trained: tuple[RunFolder, dict[str, float]]) -> None:
+    folder, metrics = trained
+    assert [path.name for path in folder.checkpoints()] == ["checkpoint-000000006", "checkpoint-000000003"]
+    metadata = read_metadata(folder.checkpoints()[0])
+    assert (metadata["step"], metadata["epoch"], metadata["workers"]) == (6, 2.0, 1)
+    assert metadata["classes"] == ["ellipse", "rectangle", "triangle", "star", "ring", "cross"]
+    assert [step for step, _ in effective_metrics(folder.journal)["val/AP"]] == [3, 6]
+    (file,) = folder.root.glob("evaluation/*/metrics.json")
+    assert json.loads(file.read_text()) == pytest.approx(metrics)
+    assert metrics["val/images"] == 5
+
+
+def test_a_trained_run_is_only_evaluated_again(
+    spec: ExperimentSpec, trained: tuple[RunFolder, dict[str, float]]
+) -> None:
+    folder, metrics = trained
+    before = curves(folder)
+    again = launch(prepare(spec).spec, folder)
+    assert again is not None
+    assert {k: v for k, v in again.items() if k != "val/images_per_s"} == pytest.approx(
+        {k: v for k, v in metrics.items() if k != "val/images_per_s"}, abs=0.0, nan_ok=True
+    )
+    assert curves(folder) == before
+
+
+def test_N7_the_same_seed_gives_the_same_curve_whatever_loads_the_images(
+    spec: ExperimentSpec, trained: tuple[RunFolder, dict[str, float]]
+) -> None:
+    other = replace(spec, runtime=replace(spec.runtime, name="loaded-by-two", loader_workers=2))
+    prepared = prepare(other)
+    metrics = launch(prepared.spec, prepared.folder)
+    assert metrics is not None
+    assert curves(prepared.folder) == curves(trained[0])
+    assert metrics["val/AP"] == trained[1]["val/AP"]
+
+
+def test_a_journal_of_one_attempt_has_one_start_and_no_restoration(
+    trained: tuple[RunFolder, dict[str, float]], spec: ExperimentSpec
+) -> None:
+    records = list(read(trained[0].journal))
+    starts = [r.payload for r in records if r.kind == "event" and r.payload["event"] == "start"]
+    assert starts[0] == {"event": "start", "workers": 1, "start_step": 0, "total_steps": 6, "steps_per_epoch": 3}
+    assert not [r for r in records if r.kind == "event" and r.payload["event"] in ("warning", "non_finite")]
+
+
+class _NoContext:
+    rank, world_size = 1, 1
+
+
+def test_ranks_other_than_the_first_do_not_open_the_journal(tiny_spec: ExperimentSpec) -> None:
+    prepared = prepare(tiny_spec)
+    prepared.folder.dataset("train").unlink()
+    with pytest.raises(Exception, match="cannot be read"):
+        train(prepared.spec, prepared.folder, _NoContext())  # type: ignore[arg-type]
+    assert not prepared.folder.journal.exists()
