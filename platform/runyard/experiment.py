@@ -91,7 +91,7 @@ def run_experiment(
         # replayer says so, and goes on trying.
         with suppress(TrackingUnavailableError):
             tracker.experiment_id()
-        run = _tracked_run(prepared)
+        run = TrackedRun(folder.root.name, folder.root.name, tags=run_tags(spec, prepared))
         remember_run(folder, spec.runtime.experiment, run)
         replayer = JournalReplayer(folder.journal, tracker, run)
         try:
@@ -122,8 +122,8 @@ def how_to_browse(outcome: RunOutcome) -> str:
     return shlex.join([os.path.relpath(runyard), "ui", "--storage", os.path.relpath(outcome.folder.root.parent)])
 
 
-def _tracked_run(prepared: PreparedRun) -> TrackedRun:
-    spec = prepared.spec
+def run_tags(spec: ExperimentSpec, prepared: PreparedRun) -> dict[str, str]:
+    """What a tracked run can be searched by besides its parameters; `spec` may differ from the run's in its scoring."""
     source = prepared.manifest["source"]
     tags = {
         "recipe": spec.recipe,
@@ -136,16 +136,16 @@ def _tracked_run(prepared: PreparedRun) -> TrackedRun:
         "source_sha256": source["files_sha256"],
         "run_folder": str(prepared.folder.root),
     }
-    return TrackedRun(
-        identity=prepared.folder.root.name, name=prepared.folder.root.name, tags={k: v for k, v in tags.items() if v}
-    )
+    return {name: value for name, value in tags.items() if value}
 
 
 def with_smoke_data(spec: ExperimentSpec) -> ExperimentSpec:
     """The spec with a small generated data set, which is made where it is missing."""
     storage = (spec.runtime.storage or default_storage()).expanduser().resolve()
     data = generated_data(storage / "smoke-shapes", *SMOKE_IMAGES)
-    return replace(spec, source=replace(spec.source, data=data))
+    # The generated set has the splits that COCO has, whatever the recipe's data set calls its own.
+    splits = replace(spec.data, train_split="train", val_split="val")
+    return replace(spec, source=replace(spec.source, data=data), data=splits)
 
 
 def generated_data(folder: Path, train_images: int, val_images: int, image_size: int) -> Path:

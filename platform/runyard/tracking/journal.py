@@ -192,6 +192,15 @@ def follow(path: Path, after_seq: int, stop: threading.Event, poll_s: float = 0.
             stop.wait(poll_s)
 
 
+def last_status(journal: Path) -> RunStatus | None:
+    """The latest status that a journal tells; None where it tells none."""
+    said: RunStatus | None = None
+    for record in read(journal):
+        if record.kind == "status":
+            said = record.payload["status"]
+    return said
+
+
 def effective_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
     """Each metric's curve as (step, value), steps increasing, each step once: the trajectory behind the final weights.
 

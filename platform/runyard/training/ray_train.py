@@ -85,7 +85,7 @@ def connect(spec: ExperimentSpec, runtime_env: dict[str, Any]) -> None:
     own = {name: value for name, value in ENVIRONMENT.items() if name not in (submitted.get("env_vars") or {})}
     runtime_env = {**runtime_env, "env_vars": {**own, **runtime_env.get("env_vars", {})}}
     options: dict[str, Any] = {"runtime_env": runtime_env, "logging_level": logging.ERROR, "log_to_driver": False}
-    address = os.environ.get("RAY_ADDRESS", "local")
+    address = os.environ.get("RAY_ADDRESS") or "local"
     if address != "local":
         try:
             ray.init(address=address, **options)
