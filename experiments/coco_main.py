@@ -2,7 +2,9 @@
 """Table 1: RetinaNet and IoU-aware RetinaNet on COCO, R50, R101 and X101, 12 epochs at [800, 1333].
 
     experiments/coco_main.py --data /data/coco --row r50-iou --workers 8
+    experiments/coco_main.py --data /data/coco --rows r50-baseline r50-iou --seeds 3 --workers 8
 
+With --rows or --seeds it is a sweep over rows and seeds, else one run.
 Expected (test-dev AP): r50 35.9 -> 36.9, r101 38.1 -> 39.2, x101 39.0 -> 40.6 (baseline -> iou).
 GPU hours: not measured. Run the same command again to continue an interrupted run.
 """
@@ -15,10 +17,15 @@ RUNTIME_ENV = _bootstrap.bootstrap()
 
 from recipes import TABLE1_ROWS, smoke, table1  # noqa: E402
 from runyard import entry  # noqa: E402
+from runyard.sweeps import command  # noqa: E402
 
 
 def run() -> None:
-    """Parses the command line and runs the experiment."""
+    """Parses the command line and runs the experiment, or the sweep."""
+    if any(argument.partition("=")[0] in ("--rows", "--seeds") for argument in sys.argv[1:]):
+        sweep_options, recipe = command.parse(table1, TABLE1_ROWS, smoke, __doc__ or "", command.SweepOptions)
+        command.run(command.build("table1", recipe, TABLE1_ROWS, sweep_options), sweep_options, RUNTIME_ENV)
+        return
     spec, options = entry.parse(table1, ("r50-iou", *TABLE1_ROWS), smoke, __doc__ or "")
     if options.dry_run:
         entry.print_dry_run(spec)

@@ -123,7 +123,7 @@ class ExperimentSpec:
         if not self.model.iou_head:  # what only concerns the absent head does not make another baseline
             for key in ("iou_loss", "iou_weight", "iou_target_gradient"):
                 del content["loss"][key]
-        return _digest(content)
+        return digest(content)
 
     @property
     def scoring_hash(self) -> str:
@@ -135,7 +135,7 @@ class ExperimentSpec:
         if scoring["confidence"] != "alpha":
             del scoring["alpha"]
         val = {key: tree["data"][key] for key in ("val_split", "val_limit", "classes", "short_side_px", "long_side_px")}
-        return _digest({"scoring": scoring, "protocol": self.protocol, "val": val})
+        return digest({"scoring": scoring, "protocol": self.protocol, "val": val})
 
 
 def to_dict(value: Any) -> Any:
@@ -185,7 +185,8 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return leaves
 
 
-def _digest(content: dict[str, Any]) -> str:
+def digest(content: dict[str, Any]) -> str:
+    """16 hexadecimal digits that name a plain value."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -7,7 +7,7 @@ they are trained once and scored once each.
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from detector.errors import ConfigError
@@ -93,14 +93,16 @@ def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
 def with_fields(spec: ExperimentSpec, values: Mapping[str, Any]) -> ExperimentSpec:
     """The spec with some fields, by dotted name, set to plain values; ConfigError as `from_dict` raises it."""
     tree = to_dict(spec)
+    fields = [name for name, _ in flatten(tree)]
     for name, value in values.items():
-        branch = tree
-        *parents, leaf = name.split(".")
-        for parent in parents:
-            branch = branch.get(parent) if isinstance(branch, dict) else None
-        if not isinstance(branch, dict) or leaf not in branch or isinstance(branch[leaf], dict):
-            known = (field for field, _ in flatten(to_dict(spec)) if field.split(".")[0] in IDENTITY)
+        if name not in fields:
+            part = name.rpartition(".")[0]
+            known = [field for field in fields if field.rpartition(".")[0] == part] or IDENTITY
             raise ConfigError("is no field of an experiment", field=name, remedy=f"Known: {', '.join(known)}")
+        *parents, leaf = name.split(".")
+        branch = tree
+        for parent in parents:
+            branch = branch[parent]
         branch[leaf] = value
     return from_dict(tree)
 
@@ -117,11 +119,6 @@ def by_training(trials: Sequence[Trial]) -> list[tuple[Trial, ...]]:
     for trial in trials:
         groups.setdefault(trial.spec.training_hash, []).append(trial)
     return [tuple(group) for group in groups.values()]
-
-
-def with_places(trial: Trial, placed: ExperimentSpec) -> Trial:
-    """The trial with the paths, the name and the resources of a spec that has been prepared."""
-    return replace(trial, spec=replace(trial.spec, source=placed.source, runtime=placed.runtime))
 
 
 def _word_or_json(text: str) -> Any:

@@ -50,6 +50,7 @@ from runyard.tracking.stores import (  # noqa: E402
 
 IDENTITY_TAG = "runyard.run_id"
 _JOURNAL_TAG = "runyard.journal"
+_NO_JOURNAL_YET = "none"
 _PARENT_TAG = "mlflow.parentRunId"
 _METRICS_A_BATCH = 800
 _PARAMS_OR_TAGS_A_BATCH = 100
@@ -136,8 +137,12 @@ class MlflowTracker:
             if run.parent is not None:
                 parent = self._find(experiment_id, run.parent)
                 if parent is None:
-                    parent = self._create(experiment_id, run.parent, {IDENTITY_TAG: safe_name(run.parent)}, start_ms)
+                    parent_tags = {IDENTITY_TAG: safe_name(run.parent), _JOURNAL_TAG: _NO_JOURNAL_YET}
+                    parent = self._create(experiment_id, run.parent, parent_tags, start_ms)
                 tags[_PARENT_TAG] = parent
+            if journal is not None and (made_by_child := self._find(experiment_id, run.identity, _NO_JOURNAL_YET)):
+                self.set_tags(made_by_child, tags)
+                return made_by_child
             return self._create(experiment_id, run.name, tags, start_ms)
 
     def log_metrics(self, run_id: str, metrics: Sequence[MetricValue]) -> None:

@@ -1,0 +1,28 @@
+#!/usr/bin/env python3
+"""Table 5: RetinaNet and IoU-aware RetinaNet on PASCAL VOC, R50 and R101, VOC07+12 -> VOC07 test; four trainings.
+
+    experiments/voc_main.py --data /data/VOCdevkit --workers 2
+
+Expected (VOC07 11-point AP over IoU 0.50:0.05:0.95): r50 51.4 -> 53.6, r101 55.1 -> 56.2 (baseline -> iou); COCO-style
+AP of the same detections is reported beside it. GPU hours: not measured. Run the same command again to continue.
+"""
+
+import sys
+
+import _bootstrap
+
+RUNTIME_ENV = _bootstrap.bootstrap()
+
+from recipes import TABLE5_ROWS, smoke, table5  # noqa: E402
+from runyard import entry  # noqa: E402
+from runyard.sweeps import command  # noqa: E402
+
+
+def run() -> None:
+    """Parses the command line and runs the sweep."""
+    options, recipe = command.parse(table5, TABLE5_ROWS, smoke, __doc__ or "", command.SweepOptions)
+    command.run(command.build("table5", recipe, TABLE5_ROWS, options), options, RUNTIME_ENV)
+
+
+if __name__ == "__main__":
+    sys.exit(entry.main(run))

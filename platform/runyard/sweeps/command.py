@@ -1,0 +1,181 @@
+"""The command line of a sweep: a table's rows as recipes, with typed options over all of them. Imports no torch."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from detector.config import DataConfig, LossConfig, ModelConfig, OptimConfig, ScoringConfig
+from detector.errors import ConfigError
+from runyard.entry import describe
+from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig, digest, to_dict
+from runyard.sweeps.grid import Trial, by_training, changed_fields, expand, parse_axis, with_fields
+
+if TYPE_CHECKING:
+    from runyard.sweeps.sweep import Finish
+
+_FLAT = tyro.conf.arg(name="")
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """The command line of one table. An option of the model, the data and so on holds for all rows."""
+
+    source: Annotated[SourceConfig, _FLAT] = field(default_factory=SourceConfig)
+    runtime: Annotated[RuntimeConfig, _FLAT] = field(default_factory=RuntimeConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    protocol: Literal["coco", "voc"] = "coco"
+    rows: tuple[str, ...] = ()
+    """Which of the table's rows."""
+    seeds: int = 1
+    """Every row is trained with the seeds 0 to N - 1."""
+    vary: tuple[str, ...] = ()
+    """Further axes, as FIELD=VALUE,VALUE: optim.learning_rate=0.005,0.01. Every row runs with every combination."""
+    max_concurrent: int | None = None
+    """Trainings at once. None: as many as the cluster can hold."""
+    smoke: bool = False
+    """Everything made tiny, on generated images unless --data is given: it proves that all runs, no more."""
+    dry_run: bool = False
+    """Print the trials, what they need and their specs, then stop."""
+    launcher: Literal["ray", "local"] = "ray"
+    """'local' runs one trial after the other in this process with plain torch."""
+
+
+AnyOptions = TypeVar("AnyOptions", bound=SweepOptions)
+
+
+@dataclass(frozen=True)
+class SweepCommand:
+    """What a command line asks for."""
+
+    name: str
+    """Of the sweep: other options make another sweep, other rows, seeds and axes the same one with a grown grid."""
+    trials: tuple[Trial, ...]
+
+
+def parse(
+    recipe: Callable[[str], ExperimentSpec],
+    rows: Sequence[str],
+    smoke: Callable[[ExperimentSpec], ExperimentSpec],
+    description: str,
+    options_type: type[AnyOptions],
+    arguments: Sequence[str] | None = None,
+) -> tuple[AnyOptions, Callable[[str], ExperimentSpec]]:
+    """The options, and the recipe of a row, made tiny for --smoke.
+
+    Args:
+        rows: all of the table; the first one's values are shown as the options' defaults.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # It decides the defaults of all others, so it is read first.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--smoke", action="store_true")
+    made_tiny = first.parse_known_args(arguments)[0].smoke
+
+    def made(row: str) -> ExperimentSpec:
+        return smoke(recipe(row)) if made_tiny else recipe(row)
+
+    base = made(rows[0])
+    shared = {f.name: getattr(base, f.name) for f in fields(options_type) if hasattr(base, f.name)}
+    default = options_type(**shared, rows=tuple(rows))
+    return tyro.cli(options_type, default=default, args=arguments, description=description), made
+
+
+def build(
+    table: str, recipe: Callable[[str], ExperimentSpec], rows: Sequence[str], options: SweepOptions
+) -> SweepCommand:
+    """The trials that options ask for: what differs from the first row's recipe holds for all rows.
+
+    Args:
+        table: the sweep's name before options are added to it.
+        rows: all of the table, as for `parse`.
+
+    Raises ConfigError for unknown rows, bad axes, and options that make two rows equal.
+    """
+    unknown = [row for row in options.rows if row not in rows]
+    if unknown:
+        raise ConfigError("is no row of this table", field="rows", value=unknown[0], remedy=f"Rows: {', '.join(rows)}")
+    changes = changes_of(recipe(rows[0]), options)
+    runtime = replace(options.runtime, name=None)
+    specs = {
+        row: replace(with_fields(recipe(row), changes), source=options.source, runtime=runtime) for row in options.rows
+    }
+    return SweepCommand(sweep_name(table, options, changes), expand_options(specs, options))
+
+
+def changes_of(base: ExperimentSpec, options: SweepOptions) -> dict[str, Any]:
+    """The fields that change results and that the command line has set, by dotted name."""
+    given = {f.name: getattr(options, f.name) for f in fields(options) if hasattr(base, f.name)}
+    return changed_fields(base, replace(base, **given))
+
+
+def expand_options(specs: Mapping[str, ExperimentSpec], options: SweepOptions) -> tuple[Trial, ...]:
+    """The rows with the seeds and the axes that the options ask for."""
+    axes = [parse_axis(text) for text in options.vary]
+    if len(dict(axes)) < len(axes):
+        raise ConfigError("names a field twice", field="vary", value=options.vary)
+    return expand(specs, seeds=options.seeds, axes=dict(axes))
+
+
+def sweep_name(table: str, options: SweepOptions, changes: Mapping[str, Any]) -> str:
+    """--name, or the table with what was changed in all its rows."""
+    if options.runtime.name is not None:
+        return options.runtime.name
+    parts = ["smoke"] * options.smoke + [table] + [digest(dict(changes))[:8]] * bool(changes)
+    return "-".join(parts)
+
+
+def run(
+    command: SweepCommand,
+    options: SweepOptions,
+    runtime_env: dict[str, Any],
+    finish: "Finish | None" = None,
+) -> None:
+    """Runs the sweep, or prints what it would run."""
+    if options.dry_run:
+        print(json.dumps(describe_sweep(command), indent=1))
+        return
+    from runyard.sweeps.sweep import run_sweep
+
+    run_sweep(
+        command.trials,
+        command.name,
+        launcher=options.launcher,
+        smoke=options.smoke,
+        runtime_env=runtime_env,
+        max_concurrent=options.max_concurrent,
+        finish=finish,
+    )
+
+
+def describe_sweep(command: SweepCommand) -> dict[str, Any]:
+    """What a dry run prints: each training once, with the trials that share it."""
+    groups = by_training(command.trials)
+
+    def scored(trial: Trial) -> dict[str, Any]:
+        return {"label": trial.label, "id": trial.id, "scoring": to_dict(trial.spec.scoring)}
+
+    return {
+        "sweep": command.name,
+        "trials": len(command.trials),
+        "trainings": len(groups),
+        "estimated_gpu_hours": "not measured",
+        "each_training": [
+            {
+                **{key: value for key, value in describe(group[0].spec).items() if key not in ("trials", "spec")},
+                "trials": [
+                    {"label": trial.label, "id": trial.id, "scoring": vars(trial.spec.scoring)} for trial in group
+                ],
+                "spec": to_dict(group[0].spec),
+            }
+            for group in groups
+        ],
+    }
