@@ -25,7 +25,7 @@ BACKBONES: dict[str, tuple[BackboneName, int]] = {
     "x101-32x8d": ("resnext101_32x8d", 8),
 }
 HEADS = ("baseline", "iou")
-DEMO_IMAGES = (800, 200, 128)
+DEMO_IMAGES = (720, 200, 128)
 """Training images, held-out images, side in pixels."""
 TABLE1_ROWS = tuple(f"{backbone}-{head}" for backbone in BACKBONES for head in HEADS)
 IOU_LOSSES = {
@@ -143,8 +143,8 @@ def demo(iou_head: bool) -> ExperimentSpec:
             reference_batch_size=8,
             batch_size=8,
             weight_decay=0.05,
-            epochs=4,
-            milestones=(3,),
+            epochs=5,
+            milestones=(4,),
             warmup_steps=30,
         ),
         data=DataConfig(short_side_px=96, long_side_px=96),
