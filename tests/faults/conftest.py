@@ -4,8 +4,11 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,6 +23,7 @@ from runyard.spec import ExperimentSpec, to_dict
 from runyard.tracking.journal import Record, effective_metrics, read
 from runyard.training.local import main
 
+ROOT = Path(__file__).resolve().parents[2]
 CURVES = ("loss", "loss_cls", "loss_box", "loss_iou", "gradient_norm", "learning_rate", "epoch")
 """Everything that is logged at a step and is no measurement of time."""
 
@@ -61,6 +65,7 @@ class Runs:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["runyard.training.local"])
         self._started: list[BaseProcess] = []
+        self._commands: list[subprocess.Popen[str]] = []
 
     def folder(self, spec: ExperimentSpec) -> RunFolder:
         assert spec.runtime.storage is not None
@@ -89,29 +94,59 @@ class Runs:
         """Starts the run and sends SIGKILL once `step` is logged; returns the newest step that is logged by then."""
         process = self.start(spec)
         folder = self.folder(spec)
-        wait_until(lambda: last_step(folder) >= step or not process.is_alive())
+        _wait_until(lambda: _last_step(folder) >= step or not process.is_alive())
         time.sleep(then_wait_s)
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert process.exitcode == -signal.SIGKILL, "the run ended before it was killed"
-        return last_step(folder)
+        return _last_step(folder)
+
+    def command(self, arguments: Sequence[str | Path], **environment: str) -> "subprocess.Popen[str]":
+        """A Python command in a process of its own, its output kept."""
+        process = subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            env=os.environ | {"PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._commands.append(process)
+        return process
+
+    def ranks(self, spec: ExperimentSpec, *, script: Path | None = None) -> "list[subprocess.Popen[str]]":
+        """The run on two gloo processes, as torchrun would start them but without its supervision."""
+        program: list[str | Path] = [script] if script else ["-m", "runyard.training.local"]
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+        return [
+            self.command(
+                [*program, self.spec_file(spec)],
+                RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+            )
+            for rank in range(2)
+        ]  # fmt: skip
 
     def close(self) -> None:
+        for command in self._commands:
+            if command.poll() is None:
+                command.kill()
+                command.communicate()
         for process in self._started:
             if process.is_alive():
                 process.kill()
             process.join()
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
+def _wait_until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"nothing happened for {timeout_s} s"
         time.sleep(0.005)
 
 
-def last_step(folder: RunFolder) -> int:
+def _last_step(folder: RunFolder) -> int:
     """The newest step that the newest attempt has logged."""
     step = 0
     for record in read(folder.journal):
@@ -120,14 +155,34 @@ def last_step(folder: RunFolder) -> int:
     return step
 
 
-def events(folder: RunFolder, name: str) -> list[Record]:
+def _events(folder: RunFolder, name: str) -> list[Record]:
     """The events of one kind, in order."""
     return [record for record in read(folder.journal) if record.kind == "event" and record.payload["event"] == name]
 
 
 @pytest.fixture
-def runs() -> "Runs":
+def runs() -> Iterator[Runs]:
     """Processes still running at the end of the test are killed."""
     started = Runs()
     yield started
     started.close()
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., None]:
+    return _wait_until
+
+
+@pytest.fixture
+def last_step() -> Callable[[RunFolder], int]:
+    return _last_step
+
+
+@pytest.fixture
+def events() -> Callable[[RunFolder, str], list[Record]]:
+    return _events
+
+
+@pytest.fixture
+def trajectory() -> Callable[[RunFolder], Trajectory]:
+    return Trajectory.of

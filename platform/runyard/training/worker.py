@@ -251,7 +251,8 @@ class _Loop:
             epoch, position = divmod(step, self.steps_per_epoch)
             batch = images[epoch_batches(groups, self.spec.optim.batch_size, self.spec.seed, epoch)[position]]
             names = [str(self.dataset.image_ids[i]) for i in batch.tolist()]
-            self.journal.append("event", {"event": "non_finite", "step": step + 1, "images": names, **_words(values)})
+            event = {"event": "non_finite", "step": step + 1, "image_ids": names}
+            self.journal.append("event", {**event, **_words(values)})
         raise NonFiniteLossError(
             f"the loss is not finite at step {step + 1} ({json.dumps(_words(values))}); the weights before it are kept "
             "in the last checkpoint. Lower optim.learning_rate, or look at the images that the journal names"
