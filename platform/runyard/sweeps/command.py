@@ -37,8 +37,9 @@ class SweepOptions:
     """Which of the table's rows."""
     seeds: int = 1
     """Every row is trained with the seeds 0 to N - 1."""
-    vary: tuple[str, ...] = ()
-    """Further axes, as FIELD=VALUE,VALUE: optim.learning_rate=0.005,0.01. Every row runs with every combination."""
+    vary: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A further axis, as FIELD=VALUE,VALUE: optim.learning_rate=0.005,0.01. May be given several times; every row runs
+    with every combination."""
     max_concurrent: int | None = None
     """Trainings at once. None: as many as the cluster can hold."""
     smoke: bool = False

@@ -24,8 +24,8 @@ def build(
     Raises ConfigError as `finished_run` does, and for options that would change the training.
     """
     changes = changes_of(recipe(next(iter(runs))), options)
-    training = [name for name in changes if name.split(".")[0] not in ("scoring", "protocol")]
-    training += ["smoke"] * options.smoke + ["seeds"] * (options.seeds > 1)
+    training = ["smoke"] * options.smoke + ["seeds"] * (options.seeds > 1)
+    training += [name for name in changes if name.split(".")[0] not in ("scoring", "protocol")]
     if training:
         raise ConfigError("concerns the training, and finished runs are not trained", field=training[0])
     specs = {}
@@ -42,8 +42,8 @@ def build(
             source=options.source if options.source.data is not None else trained.source,
             runtime=replace(options.runtime, storage=trained.runtime.storage, name=trained.runtime.name),
         )
-    last = [path for path in runs.values() if path is not None][-1]
-    return SweepCommand(sweep_name(f"{table}-{last.resolve().name}", options, changes), expand_options(specs, options))
+    trials = expand_options(specs, options)
+    return SweepCommand(sweep_name(f"{table}-{trials[-1].spec.runtime.name}", options, changes), trials)
 
 
 def finished_run(path: Path, *, iou_head: bool) -> ExperimentSpec:

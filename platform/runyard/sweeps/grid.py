@@ -39,11 +39,11 @@ class Trial:
 def expand(
     rows: Mapping[str, ExperimentSpec], *, seeds: int = 1, axes: Mapping[str, Sequence[Any]] | None = None
 ) -> tuple[Trial, ...]:
-    """Every row with every seed from 0 to `seeds - 1` and every combination of the axes' values, rows outermost.
+    """Every row with every combination of the axes' values and every seed from 0 to `seeds - 1`, rows outermost.
 
-    An axis is a field's dotted name and its values. Where an axis makes no difference to a row (the IoU loss of a
-    detector without IoU head), the row stands once. Raises ConfigError for an unknown field, a value out of range, and
-    two rows that are the same trial.
+    A single seed is the row's own. An axis is a field's dotted name and its values. Where an axis makes no difference to
+    a row (the IoU loss of a detector without IoU head), the row stands once. Raises ConfigError for an unknown field, a
+    value out of range, and two rows that are the same trial.
     """
     if not rows:
         raise ConfigError("a sweep needs at least one row", field="rows")
@@ -55,10 +55,10 @@ def expand(
             raise ConfigError("is no field that changes results", field=name, remedy=f"Vary {', '.join(IDENTITY)}")
         if not values:
             raise ConfigError("has no values", field=name)
-    if "seed" not in axes:
+    if seeds > 1:
+        if "seed" in axes:
+            raise ConfigError("is given twice", field="seed", remedy="Give a number of seeds, or vary the seed")
         axes["seed"] = range(seeds)
-    elif seeds != 1:
-        raise ConfigError("is given twice", field="seed", remedy="Give a number of seeds, or vary the seed")
     trials: dict[str, Trial] = {}
     for row, base in rows.items():
         for values in itertools.product(*axes.values()):

@@ -1,0 +1,237 @@
+"""A sweep's bookkeeping, with work that takes no time: what is done, what is left, and what MLflow is told."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from detector.errors import ConfigError, DatasetError
+from runyard.attempt import Artifact, journaled, only_process
+from runyard.layout import RunFolder, SweepFolder, atomic_write_json
+from runyard.spec import ExperimentSpec
+from runyard.sweeps.errors import SweepError
+from runyard.sweeps.grid import expand
+from runyard.sweeps.plan import OpenedData, make_plan
+from runyard.sweeps.sweep import Finish, SweepResult, run_sweep
+from runyard.tracking.journal import Journal
+from runyard.training.errors import NonFiniteLossError
+
+Rows = Mapping[str, ExperimentSpec]
+
+
+def sweep(rows: Rows, *, finish: Finish | None = None, seeds: int = 1) -> SweepResult:
+    return run_sweep(expand(rows, seeds=seeds), "table", launcher="local", finish=finish or (lambda result: []))
+
+
+def tracked(rows: Rows) -> tuple[Run, dict[str, Run]]:
+    """The sweep's run and its children by name, no two of which have one name."""
+    storage = next(iter(rows.values())).runtime.storage
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    experiment = client.get_experiment_by_name("runyard")
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if run.data.tags["kind"] == "sweep"]
+    children = [run for run in runs if run.info.run_id != parent.info.run_id]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert max(Counter(run.info.run_name for run in children).values()) == 1
+    return parent, {run.info.run_name: run for run in children}
+
+
+def test_every_trial_is_a_child_with_the_same_metrics(rows: Rows, work: object) -> None:
+    result = sweep(rows)
+    parent, children = tracked(rows)
+    assert parent.info.status == "FINISHED"
+    assert set(children) == set(rows)
+    assert {run.info.status for run in children.values()} == {"FINISHED"}
+    assert {name: run.data.metrics for name, run in children.items()} == {
+        r.trial.label: r.metrics for r in result.results
+    }
+    assert children["0.3"].data.params["scoring.alpha"] == "0.3"
+    assert children["0.3"].data.tags["row"] == "0.3"
+    assert [r.trial.row for r in result.results] == list(rows)
+
+
+def test_a_shared_training_is_done_once_and_scored_in_turn(rows: Rows, work) -> None:
+    sweep(rows)
+    assert work.done == ["baseline", "none", "1.0", "0.7", "0.5", "0.3"]
+    assert len(list(next(iter(rows.values())).runtime.storage.glob("tiny-*/spec.json"))) == 2
+
+
+def test_again_there_is_nothing_to_do(rows: Rows, work) -> None:
+    first = sweep(rows)
+    before = {name: run.info.run_id for name, run in tracked(rows)[1].items()}
+    work.done.clear()
+    again = sweep(rows)
+    assert work.done == []
+    assert [r.metrics for r in again.results] == [r.metrics for r in first.results]
+    assert {name: run.info.run_id for name, run in tracked(rows)[1].items()} == before
+
+
+def test_a_grown_grid_runs_its_new_cells_alone(rows: Rows, work) -> None:
+    sweep(rows)
+    parent = tracked(rows)[0].info.run_id
+    work.done.clear()
+    iou = rows["none"]
+    grown = {**rows, "l2": replace(iou, loss=replace(iou.loss, iou_loss="l2")), "seed": replace(iou, seed=1)}
+    sweep(grown)
+    assert work.done == ["l2", "seed"]
+    run, children = tracked(grown)
+    assert run.info.run_id == parent
+    assert set(children) == set(grown)
+
+
+def test_a_new_scoring_of_trained_weights_needs_their_candidates_only(rows: Rows, work) -> None:
+    sweep({"baseline": rows["baseline"], "none": rows["none"]})
+    work.done.clear()
+    sweep(rows)
+    assert [label.split(" ")[0] for label in work.done] == ["candidates", "1.0", "0.7", "0.5", "0.3"]
+    assert {run.info.status for run in tracked(rows)[1].values()} == {"FINISHED"}
+
+
+def test_F5_a_failed_trial_stops_no_other_and_is_tried_again(rows: Rows, work) -> None:
+    work.errors = {"baseline": NonFiniteLossError("at step 2"), "0.7": ConfigError("is damaged", file="store")}
+    with pytest.raises(SweepError) as caught:
+        sweep(rows)
+    assert list(caught.value.failures) == ["baseline", "0.7"]
+    assert "2 of 6 trials failed" in str(caught.value)
+    assert "baseline: NonFiniteLossError: at step 2" in str(caught.value)
+    assert "0.7: store: is damaged" in str(caught.value)
+    (traceback,) = caught.value.__notes__
+    assert traceback.startswith("baseline:\nTraceback")
+    parent, children = tracked(rows)
+    assert parent.info.status == "FAILED"
+    status = {name: run.info.status for name, run in children.items()}
+    assert status == {name: "FAILED" if name in ("baseline", "0.7") else "FINISHED" for name in rows}
+
+    work.errors, work.done = {}, []
+    sweep(rows)
+    assert [label.split(" ")[0] for label in work.done] == ["baseline", "candidates", "0.7"]
+    parent, children = tracked(rows)
+    assert {run.info.status for run in (parent, *children.values())} == {"FINISHED"}
+
+
+def test_what_waits_for_a_failed_training_fails_with_it(rows: Rows, work) -> None:
+    work.errors = {"none": RuntimeError("boom")}
+    with pytest.raises(SweepError) as caught:
+        sweep(rows)
+    assert set(caught.value.failures) == set(rows) - {"baseline"}
+    assert work.done == ["baseline", "none"]
+    children = tracked(rows)[1]
+    assert set(children) == set(rows)
+    assert children["0.3"].info.status == "FAILED"
+    assert "boom" in children["0.3"].data.tags["status_message"]
+
+    work.errors, work.done = {}, []
+    sweep(rows)
+    assert {run.info.status for run in tracked(rows)[1].values()} == {"FINISHED"}
+
+
+def test_F3_an_interrupted_sweep_goes_on_in_the_same_runs(rows: Rows, work) -> None:
+    work.errors = {"0.7": KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        sweep(rows)
+    parent, children = tracked(rows)
+    assert parent.info.status == children["0.7"].info.status == "KILLED"
+    assert set(children) == {"baseline", "none", "1.0", "0.7"}
+    work.errors, work.done = {}, []
+    sweep(rows)
+    assert [label for label in work.done if not label.startswith("candidates")] == ["0.7", "0.5", "0.3"]
+    again = tracked(rows)[1]
+    assert {run.info.status for run in again.values()} == {"FINISHED"}
+    assert {name: again[name].info.run_id for name in children} == {n: r.info.run_id for n, r in children.items()}
+
+
+def test_a_run_whose_process_died_is_not_left_running(rows: Rows, work) -> None:
+    work.deaths = {"none": RuntimeError("the process died")}
+    with pytest.raises(SweepError):
+        sweep(rows)
+    assert tracked(rows)[1]["none"].info.status == "FAILED"
+
+
+def test_a_run_that_died_after_its_metrics_is_finished(rows: Rows, work) -> None:
+    sweep(rows)
+    with Journal(next(iter(rows.values())).runtime.storage.glob("tiny-baseline-*").__next__() / "journal.jsonl") as j:
+        j.append("status", {"status": "RUNNING", "message": ""})
+    sweep(rows)
+    assert tracked(rows)[1]["baseline"].info.status == "FINISHED"
+
+
+def test_F9_a_second_driver_is_refused(rows: Rows, work, spec: ExperimentSpec) -> None:
+    storage = spec.runtime.storage
+    assert storage is not None
+    running = only_process(SweepFolder.of(storage, "table-shapes").root, "sweep")
+    with running, pytest.raises(ConfigError, match="another process is running this sweep"):
+        sweep(rows)
+    assert work.done == []
+    sweep(rows)
+
+
+def test_a_run_that_another_command_has_finished_is_taken_over(rows: Rows, work) -> None:
+    (cell,) = make_plan(expand({"baseline": rows["baseline"]}), OpenedData()).cells
+    with journaled(cell.run.folder.journal, cell.trial.spec):
+        with Journal(cell.run.folder.journal) as journal:
+            journal.append("metrics", {"step": 1, "values": {"train/loss": 1.0}})
+        finish_run(cell.run.folder, cell.trial.spec, {"val/AP": 0.7})
+    sweep(rows)
+    assert "baseline" not in work.done
+    child = tracked(rows)[1]["baseline"]
+    assert child.info.status == "FINISHED"
+    assert child.data.metrics == {"train/loss": 1.0}
+
+
+def test_two_scorings_in_one_journal_are_told_apart(rows: Rows, work) -> None:
+    cells = make_plan(expand({row: rows[row] for row in ("1.0", "0.3")}), OpenedData()).cells
+    for cell, value in zip(cells, (0.1, 0.2), strict=True):
+        with journaled(cell.run.folder.journal, cell.trial.spec):
+            finish_run(cell.run.folder, cell.trial.spec, {"val/AP": value})
+            with Journal(cell.run.folder.journal) as journal:
+                journal.append("metrics", {"step": 2, "values": {"val/AP": value}})
+    sweep(rows)
+    children = tracked(rows)[1]
+    assert children["1.0"].data.metrics["val/AP"] == 0.1
+    assert children["0.3"].data.metrics["val/AP"] == 0.2
+
+
+def finish_run(folder: RunFolder, spec: ExperimentSpec, metrics: dict[str, float]) -> None:
+    atomic_write_json(folder.evaluation(spec.scoring_hash).metrics, metrics)
+    folder.checkpoint(2).mkdir(exist_ok=True)
+
+
+def test_tables_hang_on_the_sweeps_run(rows: Rows, work) -> None:
+    def finish(result: SweepResult) -> list[Artifact]:
+        path = result.folder.results / "table.md"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"{len(result.results)} rows of {result.dataset}")
+        return [(path, "tables")]
+
+    result = sweep(rows, finish=finish)
+    run, _ = tracked(rows)
+    client = MlflowClient(result.tracking_uri)
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "tables")] == ["tables/table.md"]
+    assert (result.folder.results / "table.md").read_text() == "6 rows of shapes"
+
+
+def test_a_mistake_of_the_user_starts_nothing(rows: Rows, work, tmp_path: Path) -> None:
+    gone = {row: replace(s, source=replace(s.source, data=tmp_path / "gone")) for row, s in rows.items()}
+    with pytest.raises(DatasetError):
+        sweep(gone)
+    assert work.done == []
+    assert not (tmp_path / "runs" / "sweeps").exists()
+
+
+def test_one_training_is_not_evaluated_on_two_selections_of_images(rows: Rows, work) -> None:
+    none = rows["none"]
+    with pytest.raises(ConfigError, match="two selections of images"):
+        sweep({"none": none, "few": replace(none, data=replace(none.data, val_limit=2))})
+
+
+def test_the_trials_are_listed_for_whoever_reads_the_sweep_later(rows: Rows, work) -> None:
+    result = sweep(rows)
+    content = json.loads(result.folder.trials.read_text())
+    assert [trial["row"] for trial in content["trials"]] == list(rows)
+    first = content["trials"][0]
+    assert (result.folder.root.parents[1] / first["run"] / first["evaluation"] / "metrics.json").is_file()
