@@ -70,6 +70,18 @@ def save_checkpoint(
 
 def read_metadata(folder: Path) -> dict[str, Any]:
     """The metadata of a checkpoint whose tensors have their right checksum; CheckpointError for any other."""
+    expected, metadata = _read_content(folder)
+    try:
+        actual = _sha256(folder / _TENSORS)
+    except OSError as error:
+        raise CheckpointError(f"cannot be read ({error})", file=folder / _TENSORS) from error
+    if actual != expected:
+        raise CheckpointError("is damaged: its checksum differs from the recorded one", file=folder / _TENSORS)
+    return metadata
+
+
+def _read_content(folder: Path) -> tuple[str, dict[str, Any]]:
+    """The recorded checksum and the metadata."""
     path = folder / _METADATA
     try:
         with path.open("rb") as file:
@@ -77,24 +89,17 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         if len(text) > _LARGEST_METADATA_BYTES:
             raise ValueError(f"{_METADATA} has more than {_LARGEST_METADATA_BYTES} bytes")
         content = json.loads(text)
-        expected, metadata, version = content["sha256"], dict(content["metadata"]), content["format"]
+        expected, metadata, version = str(content["sha256"]), dict(content["metadata"]), content["format"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"cannot be read as a checkpoint ({error})", file=folder) from error
     if version != FORMAT:
         raise CheckpointError(f"has an unknown format, this version reads {FORMAT}", file=path, value=version)
-    try:
-        actual = _sha256(folder / _TENSORS)
-    except OSError as error:
-        raise CheckpointError(f"cannot be read ({error})", file=folder / _TENSORS) from error
-    if actual != expected:
-        raise CheckpointError("is damaged: its checksum differs from the recorded one", file=folder / _TENSORS)
-    return dict(metadata)
+    return expected, metadata
 
 
 def checkpoint_fingerprint(folder: Path) -> str:
-    """64 hexadecimal digits: the SHA-256 of a checkpoint's tensors; CheckpointError for a damaged one."""
-    read_metadata(folder)
-    return str(json.loads((folder / _METADATA).read_text())["sha256"])
+    """64 hexadecimal digits: the SHA-256 of a checkpoint's tensors as recorded; loading checks that it holds."""
+    return _read_content(folder)[0]
 
 
 def load_checkpoint(

@@ -1,6 +1,5 @@
 """F1, F2, F5 and F6 on Ray: workers that are killed, hang, or fail again and again, and what the run makes of it."""
 
-import math
 import os
 import signal
 import threading
@@ -154,7 +153,8 @@ def test_F6_a_hung_worker_ends_the_attempt_in_time_and_is_replaced(
     folder = train(replace(spec, runtime=replace(spec.runtime, collective_timeout_s=10.0)), hang)
     (failure,) = events(folder, "attempt_failed")
     (restored,) = events(folder, "restored")
-    print(failure.payload["message"], restored.payload)
-    assert "10" in failure.payload["message"]
-    assert math.isclose(restored.payload["seconds"], 60, abs_tol=60)
+    assert "another worker did not" in failure.payload["message"]
+    assert "(runtime.collective_timeout_s)" in failure.payload["message"]
+    # The time-out, Ray's half minute for a worker that may still end by itself, and the start of new ones.
+    assert 10 < restored.payload["seconds"] < 120
     assert folder.checkpoints()[0] == folder.checkpoint(9)

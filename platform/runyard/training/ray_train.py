@@ -13,7 +13,7 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.train import (
     Checkpoint,
     CheckpointUploadMode,
@@ -65,11 +65,18 @@ class RayContext:
 
     def report(self, metrics: dict[str, float], checkpoint: Path) -> None:
         """Registers the checkpoint that rank 0 has written to the run's folder, where it stays: nothing is copied."""
-        ray.train.report(
-            metrics,
-            checkpoint=Checkpoint.from_directory(checkpoint) if self.rank == 0 else None,
-            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-        )
+        try:
+            ray.train.report(
+                metrics,
+                checkpoint=Checkpoint.from_directory(checkpoint) if self.rank == 0 else None,
+                checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+            )
+        except RayTaskError as error:
+            if "collective operation timed out" not in str(error):
+                raise
+            raise SilentWorkerError(
+                "another worker did not come to the report of a checkpoint in time (runtime.collective_timeout_s)"
+            ) from error
 
 
 def connect(spec: ExperimentSpec, runtime_env: dict[str, Any]) -> None:
@@ -265,7 +272,7 @@ def _description(rank: int | None, cause: Exception) -> str:
         return f"{who} died: {reason.partition(' Some common causes')[0]}"
     if isinstance(cause, TrainingFailedError):  # Ray appends pages about the node's memory; they are in its logs
         return " ".join(str(cause).splitlines()[:2])[:500]
-    return f"{who}: {type(cause).__name__}: {cause}"
+    return f"{who}: {type(cause).__name__}: {' '.join(str(cause).split())}"
 
 
 def _journal_failure(folder: RunFolder, attempt: int, problem: str, details: str) -> None:
