@@ -46,6 +46,10 @@ class CheckpointError(InputError):
     """A checkpoint or a weights file is damaged, hostile or made for another model."""
 
 
+class CandidateStoreError(InputError):
+    """A store of candidates is damaged, incomplete, or of another version."""
+
+
 class ResultFileError(InputError):
     """A detections file cannot be scored against its ground truth."""
 
