@@ -1,5 +1,5 @@
 # Every target sets up .venv first, if it is missing or older than what it is made from.
-.PHONY: help setup demo test lint ui submit clean
+.PHONY: help setup demo test lint bench ui submit clean
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
@@ -18,6 +18,7 @@ help:
 	@echo "make demo     train and compare two small detectors on a generated data set"
 	@echo "make test     the tests; ARGS='-m slow' and the like are handed to pytest"
 	@echo "make lint     ruff and mypy"
+	@echo "make bench    compare speed and memory with what one would use instead; ARGS='--only P8,P9'"
 	@echo "make ui       browse the runs in MLflow, at http://127.0.0.1:5000"
 	@echo "make submit   run JOB='experiments/coco_main.py --smoke' on the Ray cluster at ADDRESS=http://127.0.0.1:8265"
 	@echo "make clean    remove caches and build folders; runs, data and .venv stay"
@@ -49,6 +50,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 ui: $(INSTALLED)
 	$(BIN)/runyard ui $(ARGS)

@@ -1,0 +1,204 @@
+"""Before anything is timed on a device: the fast paths give what the plain ones give, to a stated tolerance."""
+
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks import matching_and_losses, our_detector, post_processing
+from benchmarks.settings import Settings
+from benchmarks.workloads import COCO_CLASSES, FULL_SIZE, to_device, trained_outputs, training_batch
+from detector.config import BackboneConfig, DataConfig, LossConfig, ModelConfig, OptimConfig, ScoringConfig
+from detector.data.batching import normalise
+from detector.data.layouts import open_dataset
+from detector.data.loaders import make_train_loader
+from detector.data.samples import Dataset
+from detector.data.shapes import generate_shapes
+from detector.engine import TrainingEngine
+from detector.evaluation.voc_ap import voc_average_precision
+from detector.heads import HeadOutputs
+from detector.optim import build_optimizer, learning_rate_at
+from detector.retinanet import RetinaNet
+from runyard.training.evaluation import detect
+from runyard.training.local import LocalContext
+
+LOGIT_TOLERANCE = 1e-3
+"""Of float32 outputs on the device against the CPU's plain memory format, relative to the largest output."""
+BF16_LOSS_TOLERANCE = 0.02
+"""Of a step's loss in bfloat16 against float32, relative."""
+BF16_AP_TOLERANCE = 0.005
+"""Of AP (0.50:0.05:0.95, area under the curve) in bfloat16 against float32, the same weights: half a point of 100."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question and its answer."""
+
+    name: str
+    passed: bool
+    found: str
+
+
+def run_checks(settings: Settings) -> list[Check]:
+    """All of them; one that fails does not keep the others from being made."""
+    checks: dict[str, Callable[[Settings], str]] = {
+        "post-processing against its definition": check_postprocessing,
+        "matching and losses against their definition": matching_and_losses.check,
+        "network in float32 against the CPU": check_network,
+        "bfloat16 step against float32": check_bf16_loss,
+        "bfloat16 AP against float32": check_bf16_ap,
+        "a training step waits for nothing": check_waits,
+    }
+    results = []
+    for name, check in checks.items():
+        try:
+            results.append(Check(name, True, check(settings)))
+        except AssertionError as error:
+            results.append(Check(name, False, str(error)))
+    return results
+
+
+def check_postprocessing(settings: Settings) -> str:
+    """On the outputs of a trained detector, as made up, for two alphas."""
+    case = trained_outputs(settings.size(FULL_SIZE, FULL_SIZE))
+    on_device = to_device(case, settings.device)
+    found = [post_processing.check(case, on_device, ScoringConfig(alpha=alpha)) for alpha in post_processing.ALPHAS]
+    return "; ".join(found)
+
+
+@torch.inference_mode()
+def check_network(settings: Settings) -> str:
+    """Channels-last on the device against contiguous on the CPU, and the compiled network against both on a GPU."""
+    batch = training_batch(1, (128, 160))
+    images = normalise(batch.images, batch.sizes)
+    model = our_detector.build(COCO_CLASSES, torch.device("cpu")).eval()
+    expected = model.to(memory_format=torch.contiguous_format)(images)
+    model = model.to(memory_format=torch.channels_last).to(settings.device)
+    on_device = images.to(settings.device).contiguous(memory_format=torch.channels_last)
+    networks: dict[str, Callable[[Tensor], HeadOutputs]] = {"eager": model}
+    if settings.on_gpu:
+        networks["compiled"] = torch.compile(model)
+    found = []
+    for name, network in networks.items():
+        with _exact_float32():
+            error = _largest_difference(network(on_device), expected)
+        assert error <= LOGIT_TOLERANCE, f"{name}: outputs differ by {error:.1e}, more than {LOGIT_TOLERANCE:.0e}"
+        found.append(f"{name} within {error:.0e}")
+    return ", ".join(found)
+
+
+def check_bf16_loss(settings: Settings) -> str:
+    """The losses that a step reports."""
+    batch = training_batch(2, (128, 160))
+    losses = []
+    for dtype in (None, torch.bfloat16):
+        engine = our_detector.engine(our_detector.build(COCO_CLASSES, settings.device), dtype)
+        losses.append(engine.step([batch], 0.0).read()["loss"])
+    error = abs(losses[1] - losses[0]) / abs(losses[0])
+    assert error <= BF16_LOSS_TOLERANCE, f"losses {losses} differ by {error:.1e}, more than {BF16_LOSS_TOLERANCE}"
+    return f"loss within {error:.0e}"
+
+
+def check_bf16_ap(settings: Settings) -> str:
+    """A small detector, trained for a minute on generated shapes, evaluated in both."""
+    train_images, val_images, epochs, processes = (24, 8, 1, 0) if settings.quick else (800, 200, 8, 4)
+    with tempfile.TemporaryDirectory() as text:
+        root = generate_shapes(
+            Path(text) / "shapes", train_images=train_images, val_images=val_images, image_size=128, seed=0
+        )
+        data = DataConfig(short_side_px=128, long_side_px=128)
+        model = _train(open_dataset(root, "train"), data, epochs, processes, settings)
+        val = open_dataset(root, "val")
+        scores = [_ap(model, val, data, dtype) for dtype in (None, torch.bfloat16)]
+    error = abs(scores[1] - scores[0])
+    assert error <= BF16_AP_TOLERANCE, f"AP {scores} differ by {error:.4f}, more than {BF16_AP_TOLERANCE}"
+    return f"AP {scores[0]:.4f} in float32, {scores[1]:.4f} in bfloat16"
+
+
+def check_waits(settings: Settings) -> str:
+    """How often a training step, from a batch in page-locked memory on, makes the host wait for the GPU: never."""
+    if not settings.on_gpu:
+        return "nothing to wait for on a CPU"
+    batch = training_batch(2, (128, 160)).pin_memory()
+    engine = our_detector.engine(our_detector.build(COCO_CLASSES, settings.device), settings.dtype)
+    engine.step([batch], 0.0)  # the first step fills caches
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            engine.step([batch], 0.0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [f"{warning.filename.rpartition('/')[2]}:{warning.lineno}" for warning in caught]
+    assert not waits, f"the step waits {len(waits)} times, at {', '.join(waits[:5])}"
+    return "the host never waits"
+
+
+def _train(dataset: Dataset, data: DataConfig, epochs: int, processes: int, settings: Settings) -> RetinaNet:
+    config = ModelConfig(
+        backbone=BackboneConfig(name="resnet18", weights="none"), fpn_channels=64, tower_depth=1, tower_norm="group"
+    )
+    optim = OptimConfig(
+        optimizer="adamw", learning_rate=1e-3, weight_decay=0.05, epochs=epochs, milestones=(), warmup_steps=30
+    )
+    torch.manual_seed(0)
+    model = RetinaNet(config, len(dataset.categories)).to(memory_format=torch.channels_last).to(settings.device)
+    engine = TrainingEngine(
+        model.train(), build_optimizer(model, optim), LossConfig(), optim, autocast_dtype=settings.dtype
+    )
+    loader = make_train_loader(
+        dataset,
+        data,
+        seed=0,
+        start_epoch=0,
+        start_step=0,
+        epochs=epochs,
+        batch_size=optim.batch_size,
+        loader_workers=processes,
+        pin_memory=settings.on_gpu,
+    )
+    for step, batch in enumerate(loader):
+        engine.step([batch], learning_rate_at(optim, step, len(loader) // epochs))
+    return model
+
+
+def _ap(model: RetinaNet, dataset: Dataset, data: DataConfig, dtype: torch.dtype | None) -> float:
+    context = LocalContext(use_gpu=next(model.parameters()).device.type == "cuda")
+    with _exact_float32():
+        table = detect(model, dataset, data, ScoringConfig(), context, batch_size=16, autocast_dtype=dtype)
+    assert table is not None
+    thresholds = [0.5 + 0.05 * number for number in range(10)]
+    return voc_average_precision(dataset, table, iou=thresholds, points="area").ap or 0.0
+
+
+def _largest_difference(found: HeadOutputs, expected: HeadOutputs) -> float:
+    """Relative to the largest value of each kind of output."""
+    assert found.iou_logits is not None
+    assert expected.iou_logits is not None
+    kinds = (
+        (found.cls_logits, expected.cls_logits),
+        (found.box_deltas, expected.box_deltas),
+        (found.iou_logits, expected.iou_logits),
+    )
+    errors = []
+    for ours, other in kinds:
+        scale = max(float(level.abs().max()) for level in other)
+        errors += [float((a.cpu() - b).abs().max()) / scale for a, b in zip(ours, other, strict=True)]
+    return max(errors)
+
+
+@contextmanager
+def _exact_float32() -> Iterator[None]:
+    """Float32 convolutions without TensorFloat-32, which rounds their factors to 10 bits."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

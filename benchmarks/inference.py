@@ -1,0 +1,146 @@
+"""P6: one image from input tensor to final boxes against torchvision's, and P7: batches of images as evaluation runs.
+
+An untrained head gives every anchor the same low score, and nothing would be left for NMS: both detectors' class logits
+are rescaled until as many pairs pass the threshold as a trained detector's do.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import our_detector, torchvision_detector
+from benchmarks.intervals import Goal
+from benchmarks.rows import Row
+from benchmarks.settings import Settings
+from benchmarks.timing import interleaved, repeated, seconds
+from benchmarks.training_step import is_h100, precision
+from benchmarks.workloads import BACKGROUND_LOGIT, COCO_CLASSES, FULL_SIZE, training_batch
+from detector.config import ScoringConfig
+from detector.data.batching import Batch, normalise
+from detector.postprocess import Detections, postprocess
+from detector.retinanet import RetinaNet
+
+
+class Predictor:
+    """Batches on the device to detections, as evaluation does it."""
+
+    def __init__(self, model: RetinaNet, dtype: torch.dtype | None, *, compiled: bool = False) -> None:
+        self._model = model.eval()
+        self._network = torch.compile(model) if compiled else model
+        self._dtype = dtype
+
+    @torch.inference_mode()
+    def __call__(self, batch: Batch) -> list[Detections]:
+        """Final detections in the resized frame, one entry an image."""
+        images = normalise(batch.images, batch.sizes, memory_format=torch.channels_last)
+        with torchvision_detector.autocast(images.device, self._dtype):
+            outputs = self._network(images)
+        anchors = self._model.anchors(outputs.feature_shapes, images.device)
+        valid = self._model.anchors.inside_mask(anchors, batch.sizes)
+        return postprocess(outputs, anchors, valid, batch.sizes, ScoringConfig())
+
+
+def measure(settings: Settings) -> list[Row]:
+    """P6."""
+    size = settings.size(FULL_SIZE, (256, 320))
+    device, dtype = settings.device, settings.dtype
+    host = training_batch(1, size)
+    batch = host.to(device)
+    model = our_detector.build(COCO_CLASSES, device)
+    spread_scores(model.heads.cls_logits, lambda: Predictor(model, dtype)(batch))
+    theirs = torchvision_detector.build(COCO_CLASSES, size).eval().to(device)
+    floats = [image.to(device) for image in torchvision_detector.float_images(host)]
+    spread_scores(theirs.head.classification_head.cls_logits, lambda: torchvision_predict(theirs, floats, dtype))
+    predict = seconds(lambda: torchvision_predict(theirs, floats, dtype), device)
+    shape = settings.describe(f"1 x {size[0]}x{size[1]}, {precision(dtype)}", full=settings.on_gpu)
+    rows = []
+    for compiled in (False, True) if settings.on_gpu and not settings.quick else (False,):
+        predictor = Predictor(model, dtype, compiled=compiled)
+        ours, other = interleaved(
+            seconds(lambda p=predictor: p(batch), device),  # type: ignore[misc]
+            predict,
+            repeats=settings.repeats(50 if settings.on_gpu else 10),
+            warm_up=5 if settings.on_gpu else 1,
+        )
+        how, bound = ("compiled", 0.011) if compiled else ("eager", 0.020)
+        rows.append(
+            Row(
+                key="P6",
+                what=f"one image to final boxes, {how}",
+                size=shape,
+                kind="speed-up",
+                unit="s",
+                ours=ours,
+                other=other,
+                other_name="torchvision",
+                goal=Goal(2.0, at_least=True) if settings.on_gpu else None,
+                goal_text="2x and more, on a GPU",
+            )
+        )
+        rows.append(
+            Row(
+                key="P6",
+                what=f"one image to final boxes, {how}: time",
+                size=shape,
+                kind="value",
+                unit="s",
+                ours=ours,
+                goal=Goal(bound, at_least=False) if is_h100(device) else None,
+                goal_text=f"at most {1000 * bound:.0f} ms, on one H100",
+            )
+        )
+    return rows
+
+
+def measure_batches(settings: Settings) -> list[Row]:
+    """P7."""
+    images = 16 if settings.on_gpu else 2
+    size = settings.size(FULL_SIZE, (256, 320))
+    device, dtype = settings.device, settings.dtype
+    host = training_batch(images, size)
+    host = host.pin_memory() if settings.on_gpu else host
+    model = our_detector.build(COCO_CLASSES, device)
+    spread_scores(model.heads.cls_logits, lambda: Predictor(model, dtype)(host.to(device)))
+    shape = settings.describe(f"{images} x {size[0]}x{size[1]}, {precision(dtype)}", full=settings.on_gpu)
+    rows = []
+    for compiled in (False, True) if settings.on_gpu and not settings.quick else (False,):
+        predictor = Predictor(model, dtype, compiled=compiled)
+        times = repeated(
+            seconds(lambda p=predictor: p(host.to(device)), device),  # type: ignore[misc]
+            repeats=settings.repeats(20 if settings.on_gpu else 8),
+            warm_up=3 if settings.on_gpu else 1,
+        )
+        rows.append(
+            Row(
+                key="P7",
+                what=f"images evaluated a second, {'compiled' if compiled else 'eager'}",
+                size=shape,
+                kind="value",
+                unit="images/s",
+                ours=[images / value for value in times],
+                goal=Goal(400.0, at_least=True) if is_h100(device) else None,
+                goal_text="400 images/s, on one H100",
+            )
+        )
+    return rows
+
+
+@torch.inference_mode()
+def torchvision_predict(model: nn.Module, images: list[Tensor], dtype: torch.dtype | None) -> object:
+    """Detections of torchvision's model."""
+    with torchvision_detector.autocast(images[0].device, dtype):
+        return model(images)
+
+
+@torch.no_grad()
+def spread_scores(cls_logits: nn.Conv2d, forward: Callable[[], object]) -> None:
+    """Rescales the last convolution of the class head: logits around -7.5 with a deviation of 1.3, by one `forward`."""
+    assert cls_logits.bias is not None
+    seen: list[Tensor] = []
+    hook = cls_logits.register_forward_hook(lambda module, inputs, output: seen.append(output.float().flatten()))
+    forward()
+    hook.remove()
+    mean, deviation = BACKGROUND_LOGIT
+    cls_logits.weight.mul_(deviation / torch.cat(seen).std())
+    cls_logits.bias.fill_(mean)

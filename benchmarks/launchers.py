@@ -1,0 +1,87 @@
+"""P4: a Ray Train worker against the plain-torch launcher: the same training loop, block by block in turn."""
+
+import multiprocessing
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.intervals import Goal
+from benchmarks.pacing import Pace, train_paced
+from benchmarks.rows import Row
+from benchmarks.settings import Settings
+from benchmarks.small_run import named, small_spec
+from benchmarks.timing import interleaved
+from runyard.training.prepare import PreparedRun, prepare
+
+BATCH_SIZE = 8
+
+
+def measure(settings: Settings) -> list[Row]:
+    """P4."""
+    repeats, steps, warm_up = settings.repeats(25), 2 if settings.quick else 4, 1
+    side = 64 if settings.quick else 256
+    blocks = repeats + warm_up
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        # One block more, which is never timed: it ends when the run does.
+        spec = small_spec(folder, steps=(blocks + 1) * steps, batch_size=BATCH_SIZE, side_px=side)
+        processes = multiprocessing.get_context("spawn")
+        loops = []
+        for name, target in (("ray", _ray), ("plain", _plain)):
+            pace = Pace(folder / f"pace-{name}", steps)
+            pace.folder.mkdir()
+            process = processes.Process(target=target, args=(prepare(named(spec, name)), pace), name=name)
+            process.start()
+            loops.append((pace, process))
+        try:
+            ours, other = interleaved(*(_next_block(*loop) for loop in loops), repeats=repeats, warm_up=warm_up)
+            for pace, _ in loops:
+                pace.go(blocks)
+        finally:
+            for _, process in loops:
+                process.join(120)
+                process.kill()
+    size = f"ResNet-18, {BATCH_SIZE} x {side}x{side}, blocks of {steps} steps, {'GPU' if settings.on_gpu else 'CPU'}"
+    goal = None if settings.quick else Goal(0.01, at_least=False)
+    return [
+        Row(
+            key="P4",
+            what="Ray Train worker against the plain launcher",
+            size=settings.describe(size, full=True),
+            kind="overhead",
+            unit="s",
+            ours=ours,
+            other=other,
+            other_name="plain launcher",
+            goal=goal,
+            goal_text="at most 1 % of a step",
+        )
+    ]
+
+
+def _next_block(pace: Pace, process: Any) -> Any:
+    """Measures the loop's next block, in seconds a step."""
+    block = -1
+
+    def measure_block() -> float:
+        nonlocal block
+        block += 1
+        pace.go(block)
+        return pace.took(block, failed=lambda: not process.is_alive())
+
+    return measure_block
+
+
+def _ray(prepared: PreparedRun, pace: Pace) -> None:
+    from benchmarks.ray_paced import launch_paced
+
+    launch_paced(prepared.spec, prepared.folder, pace)
+
+
+def _plain(prepared: PreparedRun, pace: Pace) -> None:
+    from runyard.training.local import LocalContext
+
+    torch.set_num_threads(1)  # as Ray sets it for a worker with one CPU
+    train_paced(prepared.spec, prepared.folder, LocalContext(), pace)

@@ -1,0 +1,187 @@
+"""P14: peak memory of a training step an image, against torchvision's; and that of the candidate store.
+
+Of a training step counted is what PyTorch allocates (a GPU's allocator says its peak; on a CPU the profiler sees every
+allocation). Of the store counted is the process's largest resident size (Linux), as most of it is Parquet's.
+"""
+
+import json
+import multiprocessing
+import tempfile
+from collections.abc import Callable
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+
+from benchmarks import our_detector, torchvision_detector
+from benchmarks.intervals import Goal
+from benchmarks.rows import AnyRow, NotRun, Row
+from benchmarks.settings import Settings
+from benchmarks.training_step import LEARNING_RATE, precision
+from benchmarks.workloads import COCO_CLASSES, FULL_SIZE, training_batch
+from detector.config import ScoringConfig
+
+_MIB = 2**20
+_STATUS = Path("/proc/self/status")
+_STORE_GROWTH = 1.25
+"""Four times the images may take so much of the memory: what a store holds at a time varies with its images."""
+
+
+def measure(settings: Settings) -> list[AnyRow]:
+    """P14."""
+    return [measure_training(settings), measure_store(settings)]
+
+
+def measure_training(settings: Settings) -> Row:
+    """Ours and torchvision's step."""
+    images = 16 if settings.on_gpu else 1
+    size = settings.size(FULL_SIZE, FULL_SIZE)  # the smaller the image, the more of it all are the weights' gradients
+    steps = settings.repeats(6)
+    ours, other = (
+        [peak / images / _MIB for peak in training_peaks(side, settings, images, size, steps)]
+        for side in ("ours", "other")
+    )
+    shape = settings.describe(f"{images} x {size[0]}x{size[1]}, {precision(settings.dtype)}", full=settings.on_gpu)
+    goal = None if settings.quick else Goal(1.0, at_least=False)
+    return Row(
+        key="P14",
+        what="peak memory of a training step, an image",
+        size=shape,
+        kind="ratio",
+        unit="MiB",
+        ours=ours,
+        other=other,
+        other_name="torchvision",
+        goal=goal,
+        goal_text="below torchvision's",
+    )
+
+
+def measure_store(settings: Settings) -> AnyRow:
+    """Writing and reading a store of candidates, of some and of four times as many images."""
+    what = "peak memory while candidates are stored and read, four times the images"
+    if not _STATUS.exists():
+        return NotRun("P14", what, "this system has no /proc/self/status")
+    few = 64 if settings.quick else 1024
+    # In a fresh process: memory that an earlier comparison has left behind does not count.
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        peaks = pool.apply(_store_peaks, (few, settings.repeats(6)))
+    ours, other = ([peak / _MIB for peak in column] for column in zip(*peaks, strict=True))
+    goal = None if settings.quick else Goal(_STORE_GROWTH, at_least=False)
+    return Row(
+        key="P14",
+        what=what,
+        size=f"{4 * few:,} and {few:,} images of 100 to 300 candidates",
+        kind="ratio",
+        unit="MiB",
+        ours=ours,
+        other=other,
+        other_name=f"{few:,} images",
+        goal=goal,
+        goal_text="independent of the number of images",
+        note="without the table of detections that scoring returns, which is the result",
+    )
+
+
+def training_peaks(side: str, settings: Settings, images: int, size: tuple[int, int], steps: int) -> list[float]:
+    """Bytes that each step needs at its peak beyond what is there between steps."""
+    device, dtype = settings.device, settings.dtype
+    batch = training_batch(images, size)
+    if side == "ours":
+        engine = our_detector.engine(our_detector.build(COCO_CLASSES, device), dtype)
+
+        def step() -> None:
+            engine.step([batch], LEARNING_RATE)
+    else:
+        model = torchvision_detector.build(COCO_CLASSES, size).train().to(device)
+        updates = torchvision_detector.optimizer(model)
+        updates.param_groups[0]["lr"] = LEARNING_RATE
+        floats, truth = torchvision_detector.float_images(batch), torchvision_detector.targets(batch)
+
+        def step() -> None:
+            torchvision_detector.train_step(model, updates, floats, truth, device, dtype)
+            updates.zero_grad(set_to_none=True)  # ours leaves no gradients behind either
+
+    step()
+    peak = _peak_on_gpu if device.type == "cuda" else _peak_on_cpu
+    return [peak(step) for _ in range(steps)]
+
+
+def _store_peaks(few: int, repeats: int) -> list[tuple[float, float]]:
+    """Bytes beyond the process's size at the start: with four times `few` images, and with `few`."""
+    from detector.candidates import CandidateStore, CandidateWriter, StoreHeader, StoreIdentity, publish_store
+    from detector.survivors import ScoringRow, Survivors
+
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    header_rows = tuple(ScoringRow(ScoringConfig(alpha=tenths / 10)) for tenths in range(11))
+
+    def an_image() -> Survivors:
+        count = int(torch.randint(100, 300, (), generator=generator))
+        return Survivors(
+            anchor_index=torch.randint(0, 200_000, (count,), generator=generator).sort().values,
+            level=torch.zeros(count, dtype=torch.int64),
+            labels=torch.randint(0, COCO_CLASSES, (count,), generator=generator),
+            boxes=torch.rand(count, 4, generator=generator) * 800,
+            cls_logits=torch.randn(count, generator=generator),
+            iou_logits=torch.randn(count, generator=generator),
+            true_ious=None,
+            rows=torch.randint(1, 2**11, (count,), generator=generator),
+        )
+
+    def write_and_read(images: int) -> None:
+        header = StoreHeader(StoreIdentity("data", "weights", 800, 1333), images, COCO_CLASSES, True, header_rows)
+        with tempfile.TemporaryDirectory() as text:
+            folder = Path(text) / "store"
+            with CandidateWriter(folder, header) as writer:
+                for image in range(images):
+                    writer.add(image, FULL_SIZE, an_image())
+            publish_store(folder)
+            for group in CandidateStore.open(folder).groups():
+                del group
+
+    start = _resident()
+    write_and_read(few)
+    return [
+        (_largest_size(lambda: write_and_read(4 * few)) - start, _largest_size(lambda: write_and_read(few)) - start)
+        for _ in range(repeats)
+    ]
+
+
+def _peak_on_gpu(work: Callable[[], None]) -> float:
+    """Bytes allocated at the peak of `work` beyond those that are allocated before."""
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    work()
+    torch.cuda.synchronize()
+    return float(torch.cuda.max_memory_allocated() - before)
+
+
+def _peak_on_cpu(work: Callable[[], None]) -> float:
+    """As on a GPU, from the profiler's record of allocations."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    changes = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e.get("name") == "[memory]")
+    return float(max(accumulate(change for _, change in changes), default=0))
+
+
+def _largest_size(work: Callable[[], None]) -> float:
+    """Bytes that this process has in memory at the peak of `work`."""
+    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to the present size
+    work()
+    return _field("VmHWM")
+
+
+def _resident() -> float:
+    return _field("VmRSS")
+
+
+def _field(name: str) -> float:
+    """A size in /proc/self/status, in bytes."""
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+    return float(line.split()[1]) * 1024

@@ -1,0 +1,88 @@
+"""Lets two training loops in different processes take turns: a loop stops every few steps until it is told to go on.
+
+The loops are the real ones (`runyard.training.worker.train`), loader, journal and all. Only the engine is replaced by
+one that waits before the first step of every block; what passes between the start of a block and the start of the next
+is the loop's time for that many steps. Messages are files, because the loops may be anybody's processes.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from detector.data.batching import Batch
+from detector.engine import StepResult, TrainingEngine
+from runyard.layout import RunFolder
+from runyard.spec import ExperimentSpec
+from runyard.training.context import TrainContext
+
+_LOOK_S = 0.005
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Where the messages lie, and how long a block is."""
+
+    folder: Path
+    steps: int
+
+    def go(self, block: int) -> None:
+        """Lets the loop begin a block."""
+        (self.folder / f"go-{block}").touch()
+
+    def wait_for_start(self, block: int) -> None:
+        """In the loop: waits until the block may begin."""
+        while not (self.folder / f"go-{block}").exists():
+            time.sleep(_LOOK_S)
+
+    def tell(self, block: int, seconds: float) -> None:
+        """In the loop: the block has taken so long."""
+        partial = self.folder / f".took-{block}"
+        partial.write_text(json.dumps(seconds))
+        os.replace(partial, self.folder / f"took-{block}")
+
+    def took(self, block: int, failed: Callable[[], bool], patience_s: float = 900.0) -> float:
+        """Waits for what a block has taken, in seconds a step; RuntimeError where the loop has failed."""
+        answer = self.folder / f"took-{block}"
+        deadline = time.monotonic() + patience_s
+        while not answer.exists():
+            if failed() or time.monotonic() > deadline:
+                raise RuntimeError(f"no answer from the training loop that watches {self.folder.name}")
+            time.sleep(_LOOK_S)
+        seconds: float = json.loads(answer.read_text())
+        return seconds / self.steps
+
+
+class PacedEngine(TrainingEngine):
+    """A training engine that waits before every block of steps; `pace` is set before it is made."""
+
+    pace: Pace
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._calls = 0
+        self._started = 0.0
+
+    def step(self, micro_batches: Sequence[Batch], learning_rate: float, **options: Any) -> StepResult:
+        """As the real one's."""
+        block, position = divmod(self._calls, self.pace.steps)
+        if position == 0:
+            if block > 0:
+                self.pace.tell(block - 1, time.perf_counter() - self._started)
+            self.pace.wait_for_start(block)
+            self._started = time.perf_counter()
+        self._calls += 1
+        return super().step(micro_batches, learning_rate, **options)
+
+
+def train_paced(spec: ExperimentSpec, folder: RunFolder, context: TrainContext, pace: Pace) -> None:
+    """The training loop at the given pace. The last block is never told of: it ends with the run."""
+    from runyard.training import worker
+
+    engine = type("PacedEngine", (PacedEngine,), {"pace": pace})
+    with mock.patch.object(worker, "TrainingEngine", engine):
+        worker.train(spec, folder, context)

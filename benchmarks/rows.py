@@ -1,0 +1,167 @@
+"""A comparison's outcome as a row: what was measured, at what size, against which goal, with which verdict."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from benchmarks.intervals import Goal, Interval, Kind, interval, paired, verdict
+from benchmarks.machine import is_busy
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison."""
+
+    key: str
+    """P1, P2, ..."""
+    what: str
+    size: str
+    """What was measured; begins with 'reduced:' where the goal is about something larger."""
+    kind: Kind
+    unit: str
+    """Of `ours` and `other`: 's', 'images/s', 'MiB', 'share'."""
+    ours: Sequence[float]
+    other: Sequence[float] | None = None
+    other_name: str = ""
+    goal: Goal | None = None
+    """The bound that holds for this device and size; None where there is none."""
+    goal_text: str = ""
+    """The goal in words, also where it is about another size or device."""
+    checked: str = ""
+    """What was found equal before anything was timed."""
+    note: str = ""
+    busy: float | None = None
+    """Processors at work for others when this was measured."""
+
+    @property
+    def values(self) -> list[float]:
+        """The statistic, pair by pair."""
+        return paired(self.kind, self.ours, self.other)
+
+    @property
+    def interval(self) -> Interval:
+        """Of the statistic."""
+        return interval(self.values)
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether a machine that is busy with other things leaves the statistic what it is."""
+        return self.kind in ("speed-up", "ratio", "overhead") or self.unit in ("share", "MiB")
+
+    @property
+    def was_disturbed(self) -> bool:
+        """Whether an absolute time of this row is worth nothing."""
+        return is_busy(self.busy)
+
+    @property
+    def verdict(self) -> str:
+        """Met, not met, not resolved, no goal."""
+        if self.goal is not None and self.was_disturbed and not self.is_relative:
+            return "not resolved"
+        return verdict(self.interval, self.goal)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the JSON file. Absolute times taken on a busy machine are left out: nobody should quote them."""
+        found = self.interval
+        withheld = self.was_disturbed and self.unit != "MiB"
+        absolute = (
+            {} if withheld else {"ours": list(self.ours), "other": None if self.other is None else list(self.other)}
+        )
+        shown = not (withheld and not self.is_relative)
+        return {
+            "key": self.key,
+            "what": self.what,
+            "size": self.size,
+            "against": self.other_name,
+            "statistic": self.kind,
+            "unit": self.unit,
+            "repeats": len(self.ours),
+            "median": found.median if shown else None,
+            "interval_95": [_finite(found.low), _finite(found.high)] if shown else None,
+            "values": self.values if shown else None,
+            **absolute,
+            "goal": self.goal_text,
+            "verdict": self.verdict,
+            "checked": self.checked,
+            "note": self.note,
+            "busy_cores": self.busy,
+        }
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """A comparison that could not be made here, and why."""
+
+    key: str
+    what: str
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the JSON file."""
+        return {"key": self.key, "what": self.what, "verdict": "not run", "note": self.reason}
+
+
+AnyRow = Row | NotRun
+
+
+def print_table(rows: Sequence[AnyRow], machine: dict[str, Any], console: Console) -> None:
+    """Rows, machine and versions for people."""
+    table = Table(show_lines=True)
+    for heading in ("", "what", "ours / other", "median [95 % interval]", "goal", "verdict"):
+        table.add_column(heading)
+    for row in rows:
+        if isinstance(row, NotRun):
+            table.add_row(row.key, row.what, "", "", "", f"not run: {row.reason}")
+            continue
+        hide = row.was_disturbed and row.unit != "MiB"
+        table.add_row(
+            row.key,
+            "\n".join(part for part in (row.what, row.size, row.note) if part),
+            "\n".join(_amounts(row, hide)),
+            "(busy)" if hide and not row.is_relative else escape(_statistic(row)),
+            row.goal_text,
+            row.verdict,
+        )
+    console.print(table)
+    console.print("; ".join(f"{name} {value}" for name, value in machine.items()), soft_wrap=True, highlight=False)
+    if any(isinstance(row, Row) and row.was_disturbed for row in rows):
+        console.print("(busy): other processes were at work on this machine; absolute times are withheld")
+
+
+def _amounts(row: Row, hide: bool) -> list[str]:
+    """Medians of ours and of the other, and what the other is."""
+    if row.other is None:
+        return ["(busy)" if hide else _amount(interval(row.ours).median, row.unit)]
+    both = [_amount(interval(column).median, row.unit) for column in (row.ours, row.other)]
+    return ["(busy)" if hide else " / ".join(both), row.other_name]
+
+
+def _statistic(row: Row) -> str:
+    found = row.interval
+    if row.kind == "speed-up":
+        texts = [f"{value:.3g}x" for value in (found.median, found.low, found.high)]
+    elif row.kind == "ratio":
+        texts = [f"{value:.3g}" for value in (found.median, found.low, found.high)]
+    elif row.kind == "overhead" or row.unit == "share":
+        texts = [f"{100 * value:.3g} %" for value in (found.median, found.low, found.high)]
+    else:
+        texts = [_amount(value, row.unit) for value in (found.median, found.low, found.high)]
+    return f"{texts[0]} " + (f"[{texts[1]}, {texts[2]}]" if isfinite(found.low) else "[too few repeats]")
+
+
+def _amount(value: float, unit: str) -> str:
+    if unit == "s" and abs(value) < 1:
+        return f"{1000 * value:.3g} ms"
+    if unit == "share":
+        return f"{100 * value:.3g} %"
+    return f"{value:.3g} {unit}"
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if isfinite(value) else None

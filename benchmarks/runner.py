@@ -1,0 +1,59 @@
+"""Runs comparisons one after the other and writes down what they found."""
+
+import importlib
+import json
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.rows import AnyRow, NotRun, Row
+from benchmarks.settings import Settings
+
+FAILED = "failed"
+COMPARISONS = {
+    "P1": "training_step:measure",
+    "P2": "training_step:measure_iou_branch",
+    "P3": "data_wait:measure",
+    "P4": "launchers:measure",
+    "P5": "scaling:measure",
+    "P6": "inference:measure",
+    "P7": "inference:measure_batches",
+    "P8": "post_processing:measure",
+    "P9": "average_precision:measure",
+    "P10": "alpha_rows:measure",
+    "P11": "matching_and_losses:measure",
+    "P12": "start_up:measure",
+    "P13": "tracker_calls:measure",
+    "P14": "memory:measure",
+}
+
+
+def run(key: str, settings: Settings) -> list[AnyRow]:
+    """The rows of one comparison; if it fails, a row that says so: the others can go on."""
+    module, _, function = COMPARISONS[key].partition(":")
+    look_s = 0.1 if settings.quick else 1.0
+    busy = machine.busy_cores(look_s)
+    try:
+        rows: list[AnyRow] = getattr(importlib.import_module(f"benchmarks.{module}"), function)(settings)
+    except Exception as error:
+        traceback.print_exc()
+        reason = f"{FAILED}: {type(error).__name__}: {str(error)[:300]}"
+        return [NotRun(key, module.replace("_", " "), reason)]
+    after = machine.busy_cores(look_s)
+    load = None if busy is None or after is None else max(busy, after)
+    return [replace(row, busy=load) if isinstance(row, Row) else row for row in rows]
+
+
+def has_failed(rows: Sequence[AnyRow]) -> bool:
+    """Whether a comparison ended in an error: a fault of the project or of its installation, no verdict."""
+    return any(isinstance(row, NotRun) and row.reason.startswith(FAILED) for row in rows)
+
+
+def write_json(path: Path, found: dict[str, Any], rows: Sequence[AnyRow], **more: Any) -> None:
+    """Machine, versions, date and rows, besides whatever else there is to say."""
+    content = {**more, "machine": found, "rows": [row.to_dict() for row in rows]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

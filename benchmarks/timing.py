@@ -1,0 +1,62 @@
+"""Taking turns: ours and the other are measured alternately in one process tree, after a warm-up of both."""
+
+import gc
+import time
+from collections.abc import Callable
+
+import torch
+
+Measurement = Callable[[], float]
+"""Does the work once and says what it cost."""
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits until the device has done what it was given; a CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(work: Callable[[], object], device: torch.device | None = None, *, calls: int = 1) -> Measurement:
+    """Measures `work` in seconds a call, over `calls` calls in a row, until the device has finished them."""
+    where = device or torch.device("cpu")
+
+    def measure() -> float:
+        synchronise(where)
+        started = time.perf_counter()
+        for _ in range(calls):
+            work()
+        synchronise(where)
+        return (time.perf_counter() - started) / calls
+
+    return measure
+
+
+def interleaved(
+    ours: Measurement, other: Measurement, *, repeats: int, warm_up: int = 1
+) -> tuple[list[float], list[float]]:
+    """`repeats` measurements of both, in turn; who goes first alternates, so that neither gains from a drift.
+
+    The warm-up rounds (compilation, caches, memory pools) are not counted. Garbage is collected between measurements
+    and not during them.
+    """
+    found: tuple[list[float], list[float]] = ([], [])
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for number in range(-warm_up, repeats):
+            for which in (0, 1) if number % 2 == 0 else (1, 0):
+                gc.collect()
+                value = (ours, other)[which]()
+                if number >= 0:
+                    found[which].append(value)
+    finally:
+        if collecting:
+            gc.enable()
+    return found
+
+
+def repeated(ours: Measurement, *, repeats: int, warm_up: int = 1) -> list[float]:
+    """`repeats` measurements of one thing that is compared with a bound, not with another thing."""
+    for _ in range(warm_up):
+        ours()
+    return [ours() for _ in range(repeats)]

@@ -1,0 +1,121 @@
+"""P1: one training step against torchvision's, and P2: what the IoU branch and its targets cost.
+
+ResNet-50-FPN, IoU head on, from a batch in the host's memory to updated weights. Ours uploads uint8 pixels and
+normalises on the device; torchvision's users upload floats.
+"""
+
+import torch
+
+from benchmarks import our_detector, torchvision_detector
+from benchmarks.intervals import Goal
+from benchmarks.rows import Row
+from benchmarks.settings import Settings
+from benchmarks.timing import interleaved, seconds
+from benchmarks.workloads import COCO_CLASSES, FULL_SIZE, training_batch
+from detector.data.batching import Batch
+
+LEARNING_RATE = 0.0
+"""Random weights on noise would diverge within a few steps; an update costs the same whatever its size."""
+
+
+def pinned_batch(settings: Settings, images: int, size: tuple[int, int]) -> Batch:
+    """As the loader hands it over."""
+    batch = training_batch(images, size, COCO_CLASSES)
+    return batch.pin_memory() if settings.on_gpu else batch
+
+
+def measure(settings: Settings) -> list[Row]:
+    """P1."""
+    images = 16 if settings.on_gpu else 2
+    size = settings.size(FULL_SIZE, (256, 320))
+    batch = pinned_batch(settings, images, size)
+    device, dtype = settings.device, settings.dtype
+
+    theirs = torchvision_detector.build(COCO_CLASSES, size).train().to(device)
+    updates = torchvision_detector.optimizer(theirs)
+    updates.param_groups[0]["lr"] = LEARNING_RATE
+    floats, truth = torchvision_detector.float_images(batch), torchvision_detector.targets(batch)
+    step = seconds(lambda: torchvision_detector.train_step(theirs, updates, floats, truth, device, dtype), device)
+    rows = []
+    for compiled in (False, True) if settings.on_gpu and not settings.quick else (False,):
+        engine = our_detector.engine(our_detector.build(COCO_CLASSES, device), dtype, compiled=compiled)
+        ours, other = interleaved(
+            seconds(lambda engine=engine: engine.step([batch], LEARNING_RATE), device),  # type: ignore[misc]
+            step,
+            repeats=settings.repeats(20 if settings.on_gpu else 8),
+            warm_up=3 if settings.on_gpu else 1,
+        )
+        shape = settings.describe(f"{images} x {size[0]}x{size[1]}, {precision(dtype)}", full=settings.on_gpu)
+        how = "compiled" if compiled else "eager"
+        rows.append(
+            Row(
+                key="P1",
+                what=f"training step, {how}",
+                size=shape,
+                kind="speed-up",
+                unit="s",
+                ours=ours,
+                other=other,
+                other_name="torchvision",
+                goal=Goal(2.0, at_least=True) if settings.on_gpu else None,
+                goal_text="2x and more, on a GPU",
+            )
+        )
+        rates = [images / value for value in ours]
+        rows.append(
+            Row(
+                key="P1",
+                what=f"images trained on a second, {how}",
+                size=shape,
+                kind="value",
+                unit="images/s",
+                ours=rates,
+                goal=Goal(150.0, at_least=True) if is_h100(device) else None,
+                goal_text="150 images/s, on one H100",
+            )
+        )
+        del engine
+    return rows
+
+
+def measure_iou_branch(settings: Settings) -> list[Row]:
+    """P2."""
+    images = 16 if settings.on_gpu else 2
+    size = settings.size(FULL_SIZE, (192, 256))
+    batch = pinned_batch(settings, images, size)
+    device, dtype = settings.device, settings.dtype
+    with_head, without = (
+        our_detector.engine(our_detector.build(COCO_CLASSES, device, iou_head=head), dtype) for head in (True, False)
+    )
+    ours, other = interleaved(
+        seconds(lambda: with_head.step([batch], LEARNING_RATE), device),
+        seconds(lambda: without.step([batch], LEARNING_RATE), device),
+        repeats=settings.repeats(40 if settings.on_gpu else 20),
+        warm_up=3 if settings.on_gpu else 1,
+    )
+    shape = settings.describe(f"{images} x {size[0]}x{size[1]}, {precision(dtype)}", full=settings.on_gpu)
+    goal = Goal(0.01, at_least=False) if settings.on_gpu else None
+    return [
+        Row(
+            key="P2",
+            what="cost of the IoU branch",
+            size=shape,
+            kind="overhead",
+            unit="s",
+            ours=ours,
+            other=other,
+            other_name="without it",
+            goal=goal,
+            goal_text="at most 1 %",
+        )
+    ]
+
+
+def precision(dtype: torch.dtype | None) -> str:
+    """In words."""
+    return "float32" if dtype is None else "bfloat16 autocast"
+
+
+def is_h100(device: torch.device) -> bool:
+    """Whether goals stated for one H100 apply."""
+    return device.type == "cuda" and "H100" in torch.cuda.get_device_name(device)

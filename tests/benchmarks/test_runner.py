@@ -1,0 +1,67 @@
+"""The command line: what is run, what is written, how a comparison fails."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import __main__ as command
+from benchmarks import average_precision, machine
+from benchmarks.rows import NotRun, Row
+from benchmarks.runner import COMPARISONS, has_failed, run
+from benchmarks.settings import Settings
+
+SETTINGS = Settings(torch.device("cpu"), quick=True)
+
+
+def test_every_comparison_has_its_function() -> None:
+    for place in COMPARISONS.values():
+        module, _, function = place.partition(":")
+        assert callable(getattr(importlib.import_module(f"benchmarks.{module}"), function))
+
+
+def test_a_comparison_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "new" / "results.json"
+    assert command.main(["--quick", "--cpu", "--only", "p9", "--json", str(target)]) == 0
+    assert "COCO AP" in capsys.readouterr().out
+    content = json.loads(target.read_text())
+    assert content["command"].startswith("python -m benchmarks --quick")
+    assert content["machine"]["torch"] == torch.__version__.partition("+")[0]
+    (row,) = content["rows"]
+    assert row["key"] == "P9"
+    assert row["verdict"] == "no goal"
+    assert row["size"].startswith("reduced:")
+    assert "equal" in row["checked"]
+
+
+def test_an_unknown_comparison_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--only", "P9,P99"])
+    assert "no comparison P99; there are P1, P2" in capsys.readouterr().err
+
+
+def test_a_failed_comparison_becomes_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(settings: Settings) -> list[Row]:
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(average_precision, "measure", fail)
+    rows = run("P9", SETTINGS)
+    assert rows == [NotRun("P9", "average precision", "failed: RuntimeError: no such thing")]
+    assert has_failed(rows)
+    assert not has_failed([NotRun("P5", "two workers", "there is one processor core")])
+
+
+def test_the_machine_is_described_without_names_and_paths() -> None:
+    found = machine.describe()
+    assert {"processor", "cores", "memory_gib", "torch", "date"} <= found.keys()
+    assert "/" not in json.dumps({key: found[key] for key in ("processor", "system", "python", "torch")})
+    json.dumps(found)
+
+
+def test_a_machine_is_busy_from_a_share_of_its_processors_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 10)
+    assert machine.is_busy(1.6)
+    assert not machine.is_busy(1.4)
+    assert not machine.is_busy(None)
