@@ -11,12 +11,11 @@ What it weighs is bounded by rows x 100 pairs an image, and rows have most pairs
 
 # I images of a group, S survivors of a group
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,15 +27,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detector.config import ScoringConfig
-from detector.errors import CandidateStoreError, CheckpointError, ConfigError, DatasetError, InputError
-from detector.survivors import ScoringRow, Survivors
+from detector.candidate_header import (
+    REMEDY,
+    StoreHeader,
+    StoreIdentity,
+    check_identity,
+    encode_header,
+    parse_header,
+)
+from detector.errors import CandidateStoreError, InputError
+from detector.survivors import Survivors
 
-SCHEMA_VERSION = 1
 IMAGES_PER_GROUP = 64
-MAX_ROWS = 63
 _METADATA_KEY = b"runyard.candidates"
-_REMEDY = "Write the store again with one forward pass"
 
 _CANDIDATE = pa.struct(
     [
@@ -61,88 +64,6 @@ _COLUMNS = [
 ]
 
 
-@dataclass(frozen=True)
-class StoreIdentity:
-    """Whose candidates they are: two stores of one identity hold the same logits."""
-
-    dataset: str
-    """`data.fingerprint.fingerprint` of the images."""
-    checkpoint: str
-    """`checkpoint.checkpoint_fingerprint` of the weights."""
-    short_side_px: int
-    long_side_px: int
-
-
-@dataclass(frozen=True)
-class StoreHeader:
-    """What a store says of itself."""
-
-    identity: StoreIdentity
-    num_images: int
-    num_classes: int
-    iou_head: bool
-    rows: tuple[ScoringRow, ...]
-    """For which the store is complete; at most 63."""
-    written_on: str = ""
-    """Device and precision of the forward pass, for the record."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= len(self.rows) <= MAX_ROWS:
-            raise ConfigError(f"must be 1 to {MAX_ROWS}", field="rows of a candidate store", value=len(self.rows))
-
-    def row_of(self, scoring: ScoringConfig, oracle: bool = False) -> int:
-        """The number of a declared row that holds all that `scoring` needs.
-
-        That is a row of the same confidence, alpha, top-k and NMS threshold, with a score threshold and a number of
-        detections that let at least as much through: the detections of `scoring` are the first of that row's.
-        ConfigError, which names what is declared, where there is none.
-        """
-        number = self._find(scoring, oracle)
-        if number is None:
-            raise ConfigError(
-                f"the candidate store is not complete for {describe_row(ScoringRow(scoring, oracle))}",
-                field="scoring",
-                remedy=f"It is for {'; '.join(map(describe_row, self.rows))}. Write a store that declares it as well",
-            )
-        return number
-
-    def holds(self, row: ScoringRow) -> bool:
-        """Whether `row_of` finds it."""
-        return self._find(row.scoring, row.oracle) is not None
-
-    def _find(self, scoring: ScoringConfig, oracle: bool) -> int | None:
-        any_iou = self.iou_head or oracle
-        for number, row in enumerate(self.rows):
-            declared = row.scoring
-            if (
-                row.oracle == oracle
-                and _alpha(declared, any_iou) == _alpha(scoring, any_iou)
-                and declared.top_k == scoring.top_k
-                and declared.nms_iou == scoring.nms_iou
-                and declared.score_threshold <= scoring.score_threshold
-                and declared.max_detections >= scoring.max_detections
-            ):
-                return number
-        return None
-
-
-def describe_row(row: ScoringRow) -> str:
-    """One row in words, all values included."""
-    scoring = row.scoring
-    confidence = f"alpha {scoring.alpha:g}" if scoring.confidence == "alpha" else f"confidence '{scoring.confidence}'"
-    return (
-        f"{'oracle ' if row.oracle else ''}{confidence} (top-k {scoring.top_k}, score > {scoring.score_threshold:g}, "
-        f"NMS {scoring.nms_iou:g}, {scoring.max_detections} detections)"
-    )
-
-
-def _alpha(scoring: ScoringConfig, any_iou: bool) -> float | None:
-    """The exponent of p; the class score is alpha = 1 to the bit. None for 'none'."""
-    if not any_iou or scoring.confidence == "class":
-        return 1.0
-    return scoring.alpha if scoring.confidence == "alpha" else None
-
-
 class CandidateWriter:
     """Writes one worker's shard; a context manager that leaves nothing behind where its block fails.
 
@@ -152,8 +73,7 @@ class CandidateWriter:
     def __init__(self, folder: Path, header: StoreHeader, *, rank: int = 0, world_size: int = 1) -> None:
         self._path = _unpublished(folder) / _shard_name(rank, world_size)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"version": SCHEMA_VERSION, "shards": world_size, **asdict(header)})
-        self._schema = pa.schema(_COLUMNS, metadata={_METADATA_KEY: text.encode("ascii")})
+        self._schema = pa.schema(_COLUMNS, metadata={_METADATA_KEY: encode_header(header, world_size)})
         # Compressed floats hardly shrink: zstd is for repeated boxes (an anchor with several classes), and is fast.
         self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd", write_page_checksum=True)
         self._images: list[tuple[int, tuple[int, int]]] = []
@@ -230,7 +150,7 @@ def publish_store(folder: Path, world_size: int = 1) -> None:
     shards = {_shard_name(rank, world_size) for rank in range(world_size)}
     for name in sorted(shards):
         if not (unpublished / name).is_file():
-            raise CandidateStoreError("was not written", file=unpublished / name, remedy=_REMEDY)
+            raise CandidateStoreError("was not written", file=unpublished / name, remedy=REMEDY)
     for path in unpublished.iterdir():  # left by an attempt with another number of workers
         if path.name not in shards:
             path.unlink()
@@ -271,27 +191,30 @@ class CandidateStore:
         """
         paths = sorted(folder.glob("shard-*.parquet"))
         if not paths:
-            raise CandidateStoreError("there is no candidate store", file=folder, remedy=_REMEDY)
+            raise CandidateStoreError("there is no candidate store", file=folder, remedy=REMEDY)
         images: list[NDArray[np.int64]] = []
         headers: list[tuple[StoreHeader, int]] = []
         for path in paths:
             with _damage_reported(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
-                headers.append(_parse_header(file.schema_arrow, path))
+                text = (file.schema_arrow.metadata or {}).get(_METADATA_KEY)
+                if text is None:
+                    raise CandidateStoreError("is a Parquet file, but no candidate store", file=path)
+                headers.append(parse_header(text, path))
                 images.append(file.read(columns=["image"])["image"].to_numpy().astype(np.int64))
         header, world_size = headers[0]
-        _check_identity(folder, header.identity, expect)
+        check_identity(folder, header.identity, expect)
         missing = [rank for rank in range(world_size) if folder / _shard_name(rank, world_size) not in paths]
         if missing:
             path = folder / _shard_name(missing[0], world_size)
-            raise CandidateStoreError(f"is missing: the store has {world_size} shards", file=path, remedy=_REMEDY)
+            raise CandidateStoreError(f"is missing: the store has {world_size} shards", file=path, remedy=REMEDY)
         for path, other in zip(paths, headers, strict=True):
             if other != headers[0] or len(paths) != world_size:
                 raise CandidateStoreError(
-                    "shards of different stores lie side by side", file=path, remedy=f"Remove the folder. {_REMEDY}"
+                    "shards of different stores lie side by side", file=path, remedy=f"Remove the folder. {REMEDY}"
                 )
         if not np.array_equal(np.sort(np.concatenate(images)), np.arange(header.num_images)):
             raise CandidateStoreError(
-                f"does not hold each of its {header.num_images} images once", file=folder, remedy=_REMEDY
+                f"does not hold each of its {header.num_images} images once", file=folder, remedy=REMEDY
             )
         return cls(header, tuple(paths))
 
@@ -311,50 +234,8 @@ def _damage_reported(path: Path) -> Iterator[None]:
         raise
     except (OSError, pa.ArrowException, KeyError) as error:
         raise CandidateStoreError(
-            f"cannot be read, it may be cut off or damaged ({str(error).splitlines()[0]})", file=path, remedy=_REMEDY
+            f"cannot be read, it may be cut off or damaged ({str(error).splitlines()[0]})", file=path, remedy=REMEDY
         ) from error
-
-
-def _parse_header(schema: pa.Schema, path: Path) -> tuple[StoreHeader, int]:
-    """The header and the number of shards."""
-    text = (schema.metadata or {}).get(_METADATA_KEY)
-    if text is None:
-        raise CandidateStoreError("is a Parquet file, but no candidate store", file=path)
-    try:
-        content = json.loads(text)
-        version = content.pop("version")
-        if version != SCHEMA_VERSION:
-            remedy = f"This version reads {SCHEMA_VERSION}. {_REMEDY}"
-            raise CandidateStoreError("has an unknown schema version", file=path, value=version, remedy=remedy)
-        shards = int(content.pop("shards"))
-        identity = StoreIdentity(**content.pop("identity"))
-        rows = tuple(ScoringRow(ScoringConfig(**row["scoring"]), row["oracle"]) for row in content.pop("rows"))
-        return StoreHeader(identity=identity, rows=rows, **content), shards
-    except CandidateStoreError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CandidateStoreError(f"has a damaged header ({error})", file=path, remedy=_REMEDY) from error
-
-
-def _check_identity(folder: Path, found: StoreIdentity, expect: StoreIdentity | None) -> None:
-    if expect is None:
-        return
-    if found.dataset != expect.dataset:
-        raise DatasetError(
-            f"was made from another data set (fingerprint {found.dataset[:12]}…, not {expect.dataset[:12]}…)",
-            file=folder, remedy=_REMEDY,
-        )  # fmt: skip
-    if found.checkpoint != expect.checkpoint:
-        raise CheckpointError(
-            f"was made with another checkpoint (sha256 {found.checkpoint[:12]}…, not {expect.checkpoint[:12]}…)",
-            file=folder, remedy=_REMEDY,
-        )  # fmt: skip
-    if found != expect:
-        raise ConfigError(
-            f"was made at short and long side {found.short_side_px} and {found.long_side_px} px, "
-            f"not {expect.short_side_px} and {expect.long_side_px}",
-            file=folder, remedy=_REMEDY,
-        )  # fmt: skip
 
 
 def _to_group(table: pa.Table, header: StoreHeader, path: Path) -> CandidateGroup:
@@ -367,7 +248,7 @@ def _to_group(table: pa.Table, header: StoreHeader, path: Path) -> CandidateGrou
     labels = column("label").long()
     has_oracle = any(row.oracle for row in header.rows)
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < header.num_classes:
-        raise CandidateStoreError("holds a class that does not exist", file=path, remedy=_REMEDY)
+        raise CandidateStoreError("holds a class that does not exist", file=path, remedy=REMEDY)
     return CandidateGroup(
         images=table["image"].to_numpy().astype(np.int64),
         sizes=np.stack([table["height"].to_numpy(), table["width"].to_numpy()], axis=1).astype(np.int64),

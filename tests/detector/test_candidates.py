@@ -10,14 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from detector.candidates import (
-    IMAGES_PER_GROUP,
-    CandidateStore,
-    CandidateWriter,
-    StoreHeader,
-    StoreIdentity,
-    publish_store,
-)
+from detector.candidate_header import StoreHeader, StoreIdentity
+from detector.candidates import IMAGES_PER_GROUP, CandidateStore, CandidateWriter, publish_store
 from detector.config import ScoringConfig
 from detector.errors import CandidateStoreError, CheckpointError, ConfigError, DatasetError
 from detector.survivors import ScoringRow, Survivors

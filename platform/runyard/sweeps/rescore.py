@@ -18,15 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detector.candidates import (
-    MAX_ROWS,
-    CandidateGroup,
-    CandidateStore,
-    CandidateWriter,
-    StoreHeader,
-    StoreIdentity,
-    publish_store,
-)
+from detector.candidate_header import MAX_ROWS, StoreHeader, StoreIdentity
+from detector.candidates import CandidateGroup, CandidateStore, CandidateWriter, publish_store
 from detector.checkpoint import checkpoint_fingerprint, load_checkpoint
 from detector.confidence import combine_scores
 from detector.config import ScoringConfig
