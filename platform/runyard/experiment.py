@@ -25,6 +25,7 @@ from runyard.layout import EvaluationFolder, RunFolder
 from runyard.manifest import without_secrets
 from runyard.progress import ProgressPrinter
 from runyard.spec import ExperimentSpec
+from runyard.tracking.journal import last_status
 from runyard.tracking.mlflow_tracker import MlflowTracker, TrackedRun
 from runyard.tracking.replay import JournalReplayer, remember_run
 from runyard.tracking.stores import TrackingUnavailableError, resolve_tracking_uri, ui_command
@@ -83,7 +84,8 @@ def run_experiment(
     )
     console.print(f"  folder   {folder.root}", highlight=False, soft_wrap=True)
     with only_process(folder.root, "experiment"):
-        if outcome.evaluation.metrics.exists():
+        # A driver that died between the evaluation and the end has left reports and the tracked status undone.
+        if outcome.evaluation.metrics.exists() and last_status(folder.journal) == "FINISHED":
             console.print("  finished before; nothing to do")
             return replace(outcome, metrics=json.loads(outcome.evaluation.metrics.read_text()))
         tracker = MlflowTracker(uri, spec.runtime.experiment)
@@ -108,9 +110,8 @@ def run_experiment(
         finally:
             left = replayer.close(REPLAY_TIMEOUT_S)
         if left:
-            console.print(
-                f"  {left} records did not reach {without_secrets(uri)}; `runyard sync {folder.root}` uploads them later"
-            )
+            console.print(f"  {left} records did not reach {without_secrets(uri)}; to upload them:")
+            console.print(f"  runyard sync {folder.root}", highlight=False, soft_wrap=True)
     return outcome
 
 

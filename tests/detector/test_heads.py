@@ -105,5 +105,5 @@ def test_iou_gradient_reaches_the_box_tower_and_not_the_class_tower() -> None:
 def test_group_norm_towers() -> None:
     heads = RetinaNetHeads(ModelConfig(fpn_channels=48, tower_depth=2, tower_norm="group"), 5)
     norms = [module for module in heads.modules() if isinstance(module, nn.GroupNorm)]
-    assert [norm.num_groups for norm in norms] == [16] * 4
+    assert [norm.num_groups for norm in norms] == [6] * 4
     assert heads(pyramid(48)).cls_logits[0].shape == (2, 216, 5)

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runyard.evaluate import evaluate_files
 
 from detector.data.samples import Category, Dataset
 from detector.evaluation.results import DetectionTable
 from detector.evaluation.voc_ap import VocCurve, voc_average_precision, voc_curves
+from runyard.evaluate import evaluate_files
 
 COCO_CASES = {
     "coco_val2014_fake100": ("gt_instances_val2014_100.json", "dt_fakebbox100_results.json"),

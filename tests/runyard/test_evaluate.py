@@ -3,9 +3,9 @@ import hashlib
 import json
 
 import pytest
-from runyard.evaluate import evaluate_files, render_report
 
 from detector.errors import ConfigError, InputError, ResultFileError
+from runyard.evaluate import evaluate_files, render_report
 
 TRUTH = {
     "images": [{"id": 0, "width": 100, "height": 100}, {"id": 5, "width": 100, "height": 100}],

@@ -186,6 +186,7 @@ def test_a_server_that_is_down_to_the_end_leaves_the_rest_to_sync(
         assert time.monotonic() - started < 2
     with pytest.raises(TrackingUnavailableError):
         sync(folder, server.uri)
+    uploading._thread.join(30)  # a driver would have ended by now, and its last request with it
     server.fault = None
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     assert sync(folder, server.uri) == 11
