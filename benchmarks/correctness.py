@@ -1,6 +1,7 @@
 """Before anything is timed on a device: the fast paths give what the plain ones give, to a stated tolerance."""
 
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,6 +61,9 @@ def run_checks(settings: Settings) -> list[Check]:
             results.append(Check(name, True, check(settings)))
         except AssertionError as error:
             results.append(Check(name, False, str(error)))
+        except Exception as error:
+            traceback.print_exc()
+            results.append(Check(name, False, f"could not be checked: {type(error).__name__}: {str(error)[:300]}"))
     return results
 
 

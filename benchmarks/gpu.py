@@ -45,13 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="no comparison begins later than this")
     options = parser.parse_args(arguments)
+    keys = options.only.upper().split(",")
+    if unknown := [key for key in keys if key not in KEYS]:
+        parser.error(f"--only: no comparison {', '.join(unknown)}; there are {', '.join(KEYS)}")
     started = time.monotonic()
     settings = Settings(torch.device("cuda" if torch.cuda.is_available() else "cpu"), quick=options.quick)
     command = shlex.join(["python", "benchmarks/gpu.py", *(sys.argv[1:] if arguments is None else arguments)])
     report = _Report(options.out, command)
     report.checks = run_checks(settings)
     report.write(time.monotonic() - started)
-    for key in options.only.upper().split(","):
+    for key in keys:
         if time.monotonic() - started > options.budget_s:
             what = COMPARISONS[key].partition(":")[0].replace("_", " ")
             report.rows.append(NotRun(key, what, f"{options.budget_s:.0f} s were over"))

@@ -1,6 +1,7 @@
 """A comparison's outcome as a row: what was measured, at what size, against which goal, with which verdict."""
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -107,6 +108,18 @@ class NotRun:
 
 
 AnyRow = Row | NotRun
+
+FAILED = "failed"
+"""How the reason begins where a comparison ended in an error."""
+
+
+def rows_or_reason(key: str, what: str, work: Callable[[], Sequence[AnyRow]]) -> list[AnyRow]:
+    """The rows that `work` gives; if it fails, a row that says so: other comparisons can still be made."""
+    try:
+        return list(work())
+    except Exception as error:
+        traceback.print_exc()
+        return [NotRun(key, what, f"{FAILED}: {type(error).__name__}: {str(error)[:300]}")]
 
 
 def print_table(rows: Sequence[AnyRow], machine: dict[str, Any], console: Console) -> None:

@@ -2,17 +2,15 @@
 
 import importlib
 import json
-import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.rows import AnyRow, NotRun, Row
+from benchmarks.rows import FAILED, AnyRow, NotRun, Row, rows_or_reason
 from benchmarks.settings import Settings
 
-FAILED = "failed"
 COMPARISONS = {
     "P1": "training_step:measure",
     "P2": "training_step:measure_iou_branch",
@@ -36,12 +34,11 @@ def run(key: str, settings: Settings) -> list[AnyRow]:
     module, _, function = COMPARISONS[key].partition(":")
     look_s = 0.1 if settings.quick else 1.0
     busy = machine.busy_cores(look_s)
-    try:
-        rows: list[AnyRow] = getattr(importlib.import_module(f"benchmarks.{module}"), function)(settings)
-    except Exception as error:
-        traceback.print_exc()
-        reason = f"{FAILED}: {type(error).__name__}: {str(error)[:300]}"
-        return [NotRun(key, module.replace("_", " "), reason)]
+    rows = rows_or_reason(
+        key,
+        module.replace("_", " "),
+        lambda: getattr(importlib.import_module(f"benchmarks.{module}"), function)(settings),
+    )
     after = machine.busy_cores(look_s)
     load = None if busy is None or after is None else max(busy, after)
     return [replace(row, busy=load) if isinstance(row, Row) else row for row in rows]

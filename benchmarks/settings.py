@@ -21,6 +21,11 @@ class Settings:
         return self.device.type == "cuda"
 
     @property
+    def variants(self) -> tuple[bool, ...]:
+        """Whether the network is compiled: with and without on a GPU, without on a CPU."""
+        return (False, True) if self.on_gpu and not self.quick else (False,)
+
+    @property
     def dtype(self) -> torch.dtype | None:
         """bfloat16 autocast where training uses it: on GPUs."""
         return autocast_dtype("auto", self.device)

@@ -4,11 +4,13 @@ ResNet-50-FPN, IoU head on, from a batch in the host's memory to updated weights
 normalises on the device; torchvision's users upload floats.
 """
 
+from functools import partial
+
 import torch
 
 from benchmarks import our_detector, torchvision_detector
 from benchmarks.intervals import Goal
-from benchmarks.rows import Row
+from benchmarks.rows import AnyRow, Row, rows_or_reason
 from benchmarks.settings import Settings
 from benchmarks.timing import interleaved, seconds
 from benchmarks.workloads import COCO_CLASSES, FULL_SIZE, training_batch
@@ -24,7 +26,7 @@ def pinned_batch(settings: Settings, images: int, size: tuple[int, int]) -> Batc
     return batch.pin_memory() if settings.on_gpu else batch
 
 
-def measure(settings: Settings) -> list[Row]:
+def measure(settings: Settings) -> list[AnyRow]:
     """P1."""
     images = 16 if settings.on_gpu else 2
     size = settings.size(FULL_SIZE, (256, 320))
@@ -36,45 +38,44 @@ def measure(settings: Settings) -> list[Row]:
     updates.param_groups[0]["lr"] = LEARNING_RATE
     floats, truth = torchvision_detector.float_images(batch), torchvision_detector.targets(batch)
     step = seconds(lambda: torchvision_detector.train_step(theirs, updates, floats, truth, device, dtype), device)
-    rows = []
-    for compiled in (False, True) if settings.on_gpu and not settings.quick else (False,):
+    shape = settings.describe(f"{images} x {size[0]}x{size[1]}, {precision(dtype)}", full=settings.on_gpu)
+
+    def variant(compiled: bool, how: str) -> list[Row]:
         engine = our_detector.engine(our_detector.build(COCO_CLASSES, device), dtype, compiled=compiled)
         ours, other = interleaved(
-            seconds(lambda engine=engine: engine.step([batch], LEARNING_RATE), device),  # type: ignore[misc]
+            seconds(lambda: engine.step([batch], LEARNING_RATE), device),
             step,
             repeats=settings.repeats(20 if settings.on_gpu else 8),
             warm_up=3 if settings.on_gpu else 1,
         )
-        shape = settings.describe(f"{images} x {size[0]}x{size[1]}, {precision(dtype)}", full=settings.on_gpu)
+        relative = Row(
+            key="P1",
+            what=f"training step, {how}",
+            size=shape,
+            kind="speed-up",
+            unit="s",
+            ours=ours,
+            other=other,
+            other_name="torchvision",
+            goal=Goal(2.0, at_least=True) if settings.on_gpu else None,
+            goal_text="2x and more, on a GPU",
+        )
+        absolute = Row(
+            key="P1",
+            what=f"images trained on a second, {how}",
+            size=shape,
+            kind="value",
+            unit="images/s",
+            ours=[images / value for value in ours],
+            goal=Goal(150.0, at_least=True) if is_h100(device) else None,
+            goal_text="150 images/s, on one H100",
+        )
+        return [relative, absolute]
+
+    rows: list[AnyRow] = []
+    for compiled in settings.variants:
         how = "compiled" if compiled else "eager"
-        rows.append(
-            Row(
-                key="P1",
-                what=f"training step, {how}",
-                size=shape,
-                kind="speed-up",
-                unit="s",
-                ours=ours,
-                other=other,
-                other_name="torchvision",
-                goal=Goal(2.0, at_least=True) if settings.on_gpu else None,
-                goal_text="2x and more, on a GPU",
-            )
-        )
-        rates = [images / value for value in ours]
-        rows.append(
-            Row(
-                key="P1",
-                what=f"images trained on a second, {how}",
-                size=shape,
-                kind="value",
-                unit="images/s",
-                ours=rates,
-                goal=Goal(150.0, at_least=True) if is_h100(device) else None,
-                goal_text="150 images/s, on one H100",
-            )
-        )
-        del engine
+        rows += rows_or_reason("P1", f"training step, {how}", partial(variant, compiled, how))
     return rows
 
 
