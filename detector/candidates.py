@@ -6,8 +6,8 @@ detection. Every shard's metadata holds the schema version, the identity of data
 which the store is complete; whatever else is asked of it is refused.
 
 An image has rows x 100 pairs at most, and rows have most pairs in common: 13 rows of 80 classes come to about 400 pairs
-and 12 kB an image. Writing and reading hold
-`IMAGES_PER_GROUP` images at a time. The folder appears under its name when all shards are complete, never before.
+and 12 kB an image. Writing and reading hold `IMAGES_PER_GROUP` images at a time. The folder appears under its name when
+all shards are complete, never before.
 """
 
 # I images of a group, S survivors of a group
