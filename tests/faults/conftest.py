@@ -143,7 +143,7 @@ def _wait_until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"nothing happened for {timeout_s} s"
-        time.sleep(0.005)
+        time.sleep(0.01)
 
 
 def _last_step(folder: RunFolder) -> int:
