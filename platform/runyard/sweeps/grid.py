@@ -41,8 +41,8 @@ def expand(
 ) -> tuple[Trial, ...]:
     """Every row with every combination of the axes' values and every seed from 0 to `seeds - 1`, rows outermost.
 
-    A single seed is the row's own. An axis is a field's dotted name and its values. Where an axis makes no difference to
-    a row (the IoU loss of a detector without IoU head), the row stands once. Raises ConfigError for an unknown field, a
+    A single seed is the row's own. An axis is a field's dotted name and its values; where it makes no difference to a
+    row (the IoU loss of a detector without IoU head), the row stands once. Raises ConfigError for an unknown field, a
     value out of range, and two rows that are the same trial.
     """
     if not rows:

@@ -53,7 +53,13 @@ class RayTuneRunner:
     """Does jobs on a Ray cluster."""
 
     def __init__(
-        self, spec: ExperimentSpec, folder: Path, connect: Callable[[], None], *, max_concurrent: int | None = None
+        self,
+        spec: ExperimentSpec,
+        folder: Path,
+        connect: Callable[[], None],
+        *,
+        max_concurrent: int | None = None,
+        do: Callable[[Job], None] | None = None,
     ) -> None:
         """Connects, and checks that the cluster can hold one training.
 
@@ -62,6 +68,7 @@ class RayTuneRunner:
             folder: for Tune's own files, which are removed afterwards.
             connect: connects this process to the cluster; called again where a trial's process has died.
             max_concurrent: trainings at once; None: as many as the cluster can hold.
+            do: what does a job, in a process of Tune's; None: `trials.perform` with Ray Train.
         """
         connect()
         gpus = ray_train.gpus_per_worker(spec)
@@ -69,6 +76,7 @@ class RayTuneRunner:
         self.slots = min(max_concurrent or 1_000_000, training_slots(spec, gpus))
         self._folder = folder
         self._connect = connect
+        self._do = do or _perform
         self._watcher: _Watcher | None = None
 
     def run(self, jobs: Sequence[Job], on_state: OnState) -> dict[str, Failure]:
@@ -102,7 +110,8 @@ class RayTuneRunner:
         try:
             tune.Tuner(
                 tune.with_resources(
-                    tune.with_parameters(_trial, jobs=by_id), TRAINING_RESOURCES if training else SCORING_RESOURCES
+                    tune.with_parameters(_trial, jobs=by_id, do=self._do),
+                    TRAINING_RESOURCES if training else SCORING_RESOURCES,
                 ),
                 param_space={"id": tune.grid_search(list(by_id))},
                 tune_config=tune.TuneConfig(
@@ -190,16 +199,20 @@ class _Watcher(TrialProgressCallback):
         self._on_state(job, "finished" if failure is None else "failed", "" if failure is None else failure.error)
 
 
-def _trial(config: dict[str, Any], jobs: Mapping[str, Job]) -> dict[str, Any]:
+def _trial(config: dict[str, Any], jobs: Mapping[str, Job], do: Callable[[Job], None]) -> dict[str, Any]:
     """In a process of Tune's: does one job. An error is an answer: a crashed trial leaves its workers' places taken."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     job = jobs[config["id"]]
     try:
-        perform(job, "ray", _write_candidates)
+        do(job)
     except (Exception, KeyboardInterrupt) as error:
         logging.exception("%s failed", job.label)
         return {"failure": Failure.of(error)}
     return {"failure": None}
+
+
+def _perform(job: Job) -> None:
+    perform(job, "ray", _write_candidates)
 
 
 def _write_candidates(spec: ExperimentSpec, folder: RunFolder, rows: Sequence[ScoringRow]) -> None:
