@@ -268,7 +268,7 @@ def _description(rank: int | None, cause: Exception) -> str:
     """One line that a person can read."""
     who = "Ray's controller" if rank is None else f"worker {rank}"
     if isinstance(cause, RayActorError):
-        reason = " ".join(str(cause).partition("The actor is dead because ")[2].split()) or str(cause)
+        reason = " ".join((str(cause).partition("The actor is dead because ")[2] or str(cause)).split())
         return f"{who} died: {reason.partition(' Some common causes')[0]}"
     if isinstance(cause, TrainingFailedError):  # Ray appends pages about the node's memory; they are in its logs
         return " ".join(str(cause).splitlines()[:2])[:500]
