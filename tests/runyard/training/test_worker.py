@@ -12,8 +12,10 @@ from detector.optim import learning_rate_at
 from runyard.layout import RunFolder
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import effective_metrics, read
+from runyard.training.errors import TrainingStoppedError
 from runyard.training.local import launch
 from runyard.training.prepare import prepare
+from runyard.training.stopping import request_stop
 from runyard.training.worker import train
 
 CURVES = ("loss", "loss_cls", "loss_box", "loss_iou", "gradient_norm")
@@ -106,3 +108,21 @@ def test_ranks_other_than_the_first_do_not_open_the_journal(tiny_spec: Experimen
     with pytest.raises(Exception, match="cannot be read"):
         train(prepared.spec, prepared.folder, _NoContext())  # type: ignore[arg-type]
     assert not prepared.folder.journal.exists()
+
+
+def test_a_stop_request_ends_training_after_two_steps_and_evaluation_at_once(
+    spec: ExperimentSpec, trained: tuple[RunFolder, dict[str, float]]
+) -> None:
+    prepared = prepare(replace(spec, runtime=replace(spec.runtime, name="stopped")))
+    request_stop(prepared.folder)
+    # The request is read with a step's results, when the next step is on its way.
+    with pytest.raises(TrainingStoppedError, match="after step 2, where its checkpoint is"):
+        launch(prepared.spec, prepared.folder)
+    assert prepared.folder.checkpoints() == [prepared.folder.checkpoint(2)]
+    prepared.folder.stop_request.unlink()
+    launch(prepared.spec, prepared.folder)
+    assert curves(prepared.folder) == curves(trained[0])
+
+    request_stop(prepared.folder)
+    with pytest.raises(TrainingStoppedError, match="while evaluating"):
+        launch(prepared.spec, prepared.folder)
