@@ -12,6 +12,9 @@ from runyard.tracking.journal import effective_metrics
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).resolve().parents[2]
+RUNTIME_ENV = {"env_vars": {"PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}"}}
+
 MODEL = ModelConfig(
     backbone=BackboneConfig(name="resnet18", weights="none"), fpn_channels=64, tower_depth=1, tower_norm="group"
 )
@@ -54,7 +57,7 @@ def test_aquarium_trains_on_two_workers_and_its_loss_falls(shared_data: Path, tm
         source=SourceConfig(data=shared_data / "aquarium"),
         runtime=RuntimeConfig(storage=tmp_path, workers=2, log_every_steps=1),
     )
-    outcome = run_experiment(spec, runtime_env=None)
+    outcome = run_experiment(spec, runtime_env=RUNTIME_ENV)
     losses = [value for _, value in effective_metrics(outcome.folder.journal)["train/loss"]]
     assert len(losses) == 2 * 28
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
