@@ -17,7 +17,8 @@ from runyard.training.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 
-pytestmark = pytest.mark.ray
+# Several Ray attempts each, with time-outs that a busy machine does not keep: run on request.
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from runyard.tracking.journal import effective_metrics, last_status
 MAIN = Path(__file__).resolve().parents[2] / "experiments" / "coco_main.py"
 
 
-@pytest.mark.parametrize("launcher", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize("launcher", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
 def test_F7_the_driver_of_an_experiment_ends_as_killed_and_goes_on(
     runs, wait_until, last_step, events, tmp_path: Path, launcher: str
 ) -> None:
