@@ -43,15 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
     settings = Settings(device, quick=options.quick)
+    command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if arguments is None else arguments)])
     found = machine.describe()
     rows: list[AnyRow] = []
     for key in keys:
         print(f"{key} ({COMPARISONS[key].partition(':')[0]}) ...", file=sys.stderr, flush=True)
         rows += run(key, settings)
+        if options.json is not None:  # after each, so that an interruption loses little
+            write_json(options.json, found, rows, command=command)
     print_table(rows, found, Console(width=None if sys.stdout.isatty() else 140))
-    if options.json is not None:
-        command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if arguments is None else arguments)])
-        write_json(options.json, found, rows, command=command)
     return int(has_failed(rows))
 
 

@@ -10,6 +10,8 @@ from runyard.layout import RunFolder
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal, effective_metrics, last_status
 
+pytestmark = pytest.mark.slow
+
 MAIN = Path(__file__).resolve().parents[2] / "experiments" / "coco_main.py"
 
 

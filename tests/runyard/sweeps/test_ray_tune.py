@@ -22,7 +22,8 @@ from runyard.sweeps.sweep import run_sweep
 from runyard.sweeps.trials import Job
 from runyard.tracking.journal import last_status, read
 
-pytestmark = pytest.mark.ray
+# Whole sweeps on a real cluster, minutes each: run on request.
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[3]
 RUNTIME_ENV = {"env_vars": {"PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}"}}
