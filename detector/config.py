@@ -206,12 +206,20 @@ class DataConfig:
     train_limit: int | None = None
     """Use the first N training images only."""
     val_limit: int | None = None
+    unusable_images: Literal["error", "skip"] = "error"
+    """What becomes of images that cannot be read or are of another size than annotated: 'error' refuses to start,
+    'skip' leaves them out of both splits, lists them in the manifest and counts them beside AP (val/skipped_images).
+    No part of the training identity: skipped images are missing from the fingerprint of the data, which is."""
+    max_skipped_fraction: float = 0.01
+    """Of a split's images; where more cannot be used, 'skip' refuses as well. One image may always be skipped, unless
+    this is 0."""
 
     def __post_init__(self) -> None:
         _require(self.short_side_px >= 1, "data.short_side_px", self.short_side_px, "at least 1")
         _require(self.long_side_px >= self.short_side_px, "data.long_side_px", self.long_side_px, ">= short_side_px")
         _require(self.size_divisor >= 1, "data.size_divisor", self.size_divisor, "at least 1")
         _require_fraction("data.flip_probability", self.flip_probability)
+        _require_fraction("data.max_skipped_fraction", self.max_skipped_fraction)
         for name in ("train_limit", "val_limit"):
             limit = getattr(self, name)
             _require(limit is None or limit >= 1, f"data.{name}", limit, "at least 1, or left out")

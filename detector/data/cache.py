@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from detector.data.samples import Category, Dataset
+from detector.data.samples import Category, Dataset, UnusableImage
 from detector.errors import DatasetError
 
 _ARRAYS = ("image_sizes", "offsets", "boxes_xywh", "labels", "areas", "is_crowd", "is_difficult")
@@ -28,6 +28,7 @@ def save_dataset(dataset: Dataset, path: Path) -> None:
         "image_paths": [str(image) for image in dataset.image_paths],
         "image_ids": dataset.image_ids,
         "box_convention": dataset.box_convention,
+        "skipped": [[str(image.path), image.reason] for image in dataset.skipped],
     }
     assert {*text, *_ARRAYS} == {field.name for field in fields(Dataset)}, "a new member of Dataset must be stored"
     content = {name: getattr(dataset, name) for name in _ARRAYS}
@@ -56,6 +57,8 @@ def load_dataset(path: Path) -> Dataset:
             image_paths=tuple(map(Path, text["image_paths"])),
             image_ids=tuple(text["image_ids"]),
             box_convention=text["box_convention"],
+            # Files of runs from before images could be skipped lack it.
+            skipped=tuple(UnusableImage(Path(path), reason) for path, reason in text.get("skipped", ())),
             **arrays,
         )
     except OSError as error:

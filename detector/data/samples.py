@@ -5,7 +5,8 @@ travel to workers cheaply. Ground truth is kept as the file gave it (float64 x, 
 image's pixels, crowds and difficult objects included); what training drops or clips is decided in `training_boxes`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,14 @@ class Category:
 
     id: int
     name: str
+
+
+@dataclass(frozen=True)
+class UnusableImage:
+    """An image that cannot be read, or is of another size than its annotations say."""
+
+    path: Path
+    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +58,8 @@ class Dataset:
     box_convention: str = "half_open"
     """'half_open' (COCO: width = x2 - x1) or 'inclusive' (VOC files: width = x2 - x1 + 1); `boxes_xywh` is half-open
     in both cases, this only tells the VOC protocol which corners the files had."""
+    skipped: tuple[UnusableImage, ...] = ()
+    """Images of the split that are left out as they cannot be used: they are not among the N."""
 
     def __len__(self) -> int:
         return len(self.image_paths)
@@ -99,4 +110,11 @@ class Dataset:
             is_crowd=self.is_crowd[rows],
             is_difficult=self.is_difficult[rows],
             box_convention=self.box_convention,
+            skipped=self.skipped,
         )
+
+    def without(self, unusable: Mapping[int, str]) -> "Dataset":
+        """The data set without these images, which `skipped` then lists; `unusable` has position -> reason."""
+        named = (UnusableImage(self.image_paths[image], unusable[image]) for image in sorted(unusable))
+        rest = self.subset([image for image in range(len(self)) if image not in unusable])
+        return replace(rest, skipped=(*self.skipped, *named))

@@ -3,14 +3,15 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from detector.errors import DatasetError
+from detector.config import DataConfig
 from runyard import entry
+from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig
 
 
 @dataclass(frozen=True)
@@ -49,38 +50,19 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Doctor:
-    """Check a data set: every image decoded, every box looked at."""
+    """Check a data set as a run would use it: every image decoded, every box looked at."""
 
-    data: Path
-    """Folder of the data set."""
-    split: str = "train"
-    format: Literal["auto", "coco", "voc"] = "auto"
-    workers: int = 4
+    source: Annotated[SourceConfig, tyro.conf.arg(name="")] = field(default_factory=SourceConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    storage: Path | None = None
+    """Folder of all runs, which then need not look at these images again. None: as for a run."""
 
     def run(self) -> None:
-        """Checks and prints; DatasetError where an image cannot be used."""
-        from rich.progress import Progress
+        """Checks and prints; DatasetError where a run would refuse to start."""
+        from runyard.doctor import check_data
 
-        from detector.data.health import check_dataset
-        from detector.data.layouts import open_dataset
-
-        dataset = open_dataset(self.data, self.split, format=self.format)
-        with Progress(transient=True) as bar:
-            task = bar.add_task("images", total=len(dataset))
-            report = check_dataset(
-                dataset, workers=self.workers, progress=lambda done, _: bar.update(task, completed=done)
-            )
-        print(f"{dataset.name}: {report.images} images, {report.boxes} boxes, classes {', '.join(dataset.class_names)}")
-        print(f"  crowds {report.crowds}, difficult {report.difficult}")
-        print(f"  images without boxes {report.images_without_boxes}, tiny images {report.tiny_images}")
-        print(f"  boxes that training clips or drops: {report.odd_boxes}, dropped {report.dropped_boxes}")
-        for problem in report.problems:
-            print(f"  {problem.path}: {problem.reason}")
-        if not report.healthy:
-            raise DatasetError(
-                f"{len(report.unusable)} of {report.images} images cannot be used", file=self.data,
-                remedy="Mend or remove the files named above",
-            )  # fmt: skip
+        spec = ExperimentSpec(source=self.source, data=self.data, runtime=RuntimeConfig(storage=self.storage))
+        check_data(spec)
 
 
 @dataclass(frozen=True)

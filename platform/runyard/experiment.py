@@ -158,3 +158,5 @@ def generated_data(folder: Path, train_images: int, val_images: int, image_size:
             f"cannot be written ({error.strerror})", field="runtime.storage", file=folder,
             remedy="Name a folder with --storage that this user may write to",
         ) from error  # fmt: skip
+    skipped = {split: len(images) for split, images in prepared.manifest.get("skipped_images", {}).items() if images}
+    tags["skipped_images"] = ", ".join(f"{split} {count}" for split, count in skipped.items())

@@ -57,6 +57,8 @@ class RuntimeConfig:
     log_every_steps: int = 10
     checkpoint_every_steps: int = 0
     """Besides the one at every epoch's end; 0: none."""
+    check_images: bool = True
+    """Decode every image once before the start. What was found sound is remembered in the storage folder."""
     evaluate_every_epochs: int = 0
     """Besides the one after the last epoch; 0: none."""
     evaluation_batch_size: int = 8
@@ -118,7 +120,7 @@ class ExperimentSpec:
         """16 hexadecimal digits that name the trained weights."""
         tree = to_dict(self)
         content = {key: tree[key] for key in ("model", "loss", "optim", "data", "seed")}
-        for key in ("val_split", "val_limit"):
+        for key in ("val_split", "val_limit", "unusable_images", "max_skipped_fraction"):
             del content["data"][key]
         if not self.model.iou_head:  # what only concerns the absent head does not make another baseline
             for key in ("iou_loss", "iou_weight", "iou_target_gradient"):

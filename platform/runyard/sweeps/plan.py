@@ -56,8 +56,9 @@ class OpenedData:
     def of(self, spec: ExperimentSpec) -> tuple[Dataset, Dataset]:
         """Training and validation split; raises as `open_data` does."""
         data = spec.data
-        selection = (data.train_split, data.val_split, data.classes, data.val_limit)
-        key = (spec.source, selection)
+        opened = (data.train_split, data.val_split, data.classes, data.val_limit)
+        looked_at = (spec.runtime.check_images, data.train_limit, data.min_image_side_px)
+        key = (spec.source, opened, looked_at, data.unusable_images, data.max_skipped_fraction)
         if key not in self._opened:
             self._opened[key] = open_data(spec)
         return self._opened[key]

@@ -23,6 +23,7 @@ from detector.errors import ConfigError
 from runyard.layout import RunFolder, atomic_write_json, run_name, safe_name
 from runyard.manifest import build_manifest, without_secrets
 from runyard.spec import ExperimentSpec, differences, from_dict, to_dict
+from runyard.training.data_check import check_splits, require_usable
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,10 @@ def prepare(spec: ExperimentSpec, data: tuple[Dataset, Dataset] | None = None) -
     resumed = _check_identity(folder, spec, fingerprints)
     weights = None if resumed or spec.model.backbone.weights == "none" else _imagenet_weights(spec)
     manifest = build_manifest(dataset_fingerprints=fingerprints, seed=spec.seed)
+    manifest["skipped_images"] = {
+        name: [{"file": str(image.path), "reason": image.reason} for image in split.skipped]
+        for name, split in (("train", train), ("val", val))
+    }
     try:
         folder.root.mkdir(parents=True, exist_ok=True)
         save_dataset(train, folder.dataset("train"))
@@ -128,7 +133,26 @@ def dataset_name(split: Dataset) -> str:
 
 
 def open_data(spec: ExperimentSpec) -> tuple[Dataset, Dataset]:
-    """The training and the validation split, validated; DatasetError and ConfigError for what has to be mended."""
+    """The training and the validation split, validated; DatasetError and ConfigError for what has to be mended.
+
+    Every image that the run would read is decoded once (`runtime.check_images`); unusable ones are an error or left
+    out, as `data.unusable_images` says.
+    """
+    if spec.data.unusable_images == "skip" and not spec.runtime.check_images:
+        raise ConfigError(
+            "images that nobody looked at cannot be skipped", field="data.unusable_images", value="skip",
+            remedy="Leave one of --data.unusable-images skip and --no-check-images out",
+        )  # fmt: skip
+    train, val = open_unchecked(spec)
+    if not spec.runtime.check_images:
+        return train, val
+    checked = check_splits(train, val, spec.data, storage_folder(spec))
+    require_usable(checked, spec.data)
+    return checked[0].dataset, checked[1].dataset
+
+
+def open_unchecked(spec: ExperimentSpec) -> tuple[Dataset, Dataset]:
+    """`open_data` by the annotations alone."""
     source = spec.source
     if source.data is None and source.train_annotations is None:
         raise ConfigError(

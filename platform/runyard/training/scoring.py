@@ -31,6 +31,7 @@ def score_detections(
         metrics |= _voc_metrics(dataset, table)
     metrics |= _correlations(dataset, table)
     metrics["val/images"] = float(len(dataset))
+    metrics["val/skipped_images"] = float(len(dataset.skipped))
     metrics["val/detections"] = float(len(table))
     return {name: float(value) for name, value in metrics.items() if value is not None and np.isfinite(value)}
 

@@ -100,6 +100,7 @@ class _Loop:
             journal.append("rewind", {"step": self.step})
             total = {"start_step": self.step, "total_steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch}
             journal.append("event", {"event": "start", "workers": context.world_size, **total})
+            self._tell_of_skipped(self.dataset, "trained on")
 
     def run_epochs(self) -> None:
         """Trains from the restored step to the last one."""
@@ -169,6 +170,7 @@ class _Loop:
             return None
         seconds = time.monotonic() - started
         metrics = score_detections(dataset, table, spec.protocol)
+        self._tell_of_skipped(dataset, "evaluated")
         metrics["val/images_per_s"] = len(dataset) / seconds
         self.journal.append("metrics", {"step": self.step, "values": metrics})
         if final:
@@ -270,6 +272,11 @@ class _Loop:
 
 @dataclass(frozen=True)
 class _Launched:
+    def _tell_of_skipped(self, dataset: Dataset, done: str) -> None:
+        if dataset.skipped:
+            listed = f"{self.folder.manifest.name} lists them"
+            self._warn(f"{len(dataset.skipped)} unusable images are not {done}, {len(dataset)} are left: {listed}")
+
     """A step on its way, not looked at yet."""
 
     step: int

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -16,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from detector.data import health
 from detector.data.box_counts import count_boxes
 from detector.data.coco import load_coco
-from detector.data.health import check_dataset
+from detector.data.health import count_contents, find_unusable
 from detector.data.layouts import open_dataset
 
 Content = dict[str, Any]
@@ -40,53 +39,60 @@ def test_counts_are_exclusive(boxes: np.ndarray, sizes: np.ndarray) -> None:
 
 def test_a_sound_data_set(coco: Content, write_coco: Write) -> None:
     done: list[tuple[int, int]] = []
-    report = check_dataset(load_coco(*write_coco(coco), None, "made"), progress=lambda *counts: done.append(counts))
-    assert report.healthy
-    assert (report.images, report.boxes, report.crowds, report.difficult) == (3, 3, 1, 0)
-    assert (report.images_without_boxes, report.tiny_images, report.dropped_boxes) == (1, 3, 0)
-    assert not report.odd_boxes
+    dataset = load_coco(*write_coco(coco), None, "made")
+    assert find_unusable(dataset, progress=lambda *counts: done.append(counts)) == {}
     assert done == [(1, 3), (2, 3), (3, 3)]
+    contents = count_contents(dataset)
+    assert (contents.images, contents.boxes, contents.crowds, contents.difficult) == (3, 3, 1, 0)
+    assert (contents.images_without_boxes, contents.tiny_images, contents.dropped_boxes) == (1, 3, 0)
+    assert not contents.odd_boxes
 
 
-def test_D1_D3_a_spoilt_data_set(coco: Content, write_coco: Write) -> None:
+def test_D1_images_that_cannot_be_used_are_found_and_left_out(coco: Content, write_coco: Write) -> None:
     coco["images"][2]["width"] = 41
+    file, images = write_coco(coco)
+    os.truncate(images / "a.png", 300)
+    dataset = load_coco(file, images, None, "made")
+    found = find_unusable(dataset, workers=2)
+    assert list(found) == [0, 2]
+    assert found[0].startswith("is damaged")
+    assert found[2] == "is 40x30 pixels, the annotations say 41x30"
+    assert list(find_unusable(dataset, [1, 2])) == [2]
+    assert find_unusable(dataset, []) == {}
+    rest = dataset.without(found)
+    assert rest.image_ids == (0,)
+    assert rest.boxes_xywh.tolist() == [[1, 2, 10, 5], [3, 3, 20, 20]]
+    assert [image.path.name for image in rest.skipped] == ["a.png", "c.png"]
+    assert [image.path.name for image in rest.without({0: "too dull"}).skipped] == ["a.png", "c.png", "b.png"]
+
+
+def test_D3_odd_boxes_are_counted(coco: Content, write_coco: Write) -> None:
     coco["annotations"] += [
         {"id": 90, "image_id": 0, "category_id": 2, "bbox": [5, 5, 0, 5]},
         {"id": 91, "image_id": 0, "category_id": 2, "bbox": [35, 5, 20, 5]},
         {"id": 92, "image_id": 0, "category_id": 2, "bbox": [39.5, 5, 20, 5]},
         {"id": 93, "image_id": 0, "category_id": 2, "bbox": [99, 5, 20, 5], "iscrowd": 1},
     ]
-    file, images = write_coco(coco)
-    os.truncate(images / "a.png", 300)
-    report = check_dataset(load_coco(file, images, None, "made"), workers=2, min_side_px=20)
-    assert not report.healthy
-    assert report.unusable == (0, 2)
-    assert [problem.path.name for problem in report.problems] == ["a.png", "c.png"]
-    assert "is damaged" in report.problems[0].reason
-    assert report.problems[1].reason == "is 40x30 pixels, the annotations say 41x30"
-    assert (report.odd_boxes.zero_size, report.odd_boxes.outside, report.odd_boxes.partly_outside) == (1, 0, 2)
-    assert (report.dropped_boxes, report.tiny_images) == (2, 0)
-    short = check_dataset(load_coco(file, images, None, "made"), listed=1)
-    assert (len(short.problems), short.unusable) == (1, (0, 2))
+    contents = count_contents(load_coco(*write_coco(coco), None, "made"), min_side_px=20)
+    assert (contents.odd_boxes.zero_size, contents.odd_boxes.outside, contents.odd_boxes.partly_outside) == (1, 0, 2)
+    assert (contents.dropped_boxes, contents.tiny_images) == (2, 0)
 
 
 def test_a_read_that_hangs_ends_the_check(coco: Content, write_coco: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
 
-    def read(path: Path, expected_size: tuple[int, int]) -> torch.Tensor:
+    def read(path: Path, expected_size: tuple[int, int]) -> None:
         if path.name == "b.png":
             released.wait(30)
-        return torch.zeros(3, *expected_size[::-1])
 
-    monkeypatch.setattr(health, "read_image", read)
-    report = check_dataset(load_coco(*write_coco(coco), None, "made"), workers=1, timeout_s=0.3)
+    monkeypatch.setattr(health, "check_image", read)
+    found = find_unusable(load_coco(*write_coco(coco), None, "made"), workers=1, timeout_s=0.3)
     released.set()
-    assert report.unusable == (1, 2)
-    assert report.problems[0].reason == "was not read: no image got done for 0.3 s"
+    assert found == dict.fromkeys((1, 2), "was not read: no image got done for 0.3 s")
 
 
 def test_real_data_is_sound(shared_data: Path) -> None:
-    assert check_dataset(open_dataset(shared_data / "coco2017_slice", "train"), workers=2).healthy
-    report = check_dataset(open_dataset(shared_data / "bccd", "val"), workers=2)
-    assert report.healthy
-    assert report.images == 87
+    assert find_unusable(open_dataset(shared_data / "coco2017_slice", "train"), workers=2) == {}
+    dataset = open_dataset(shared_data / "bccd", "val")
+    assert len(dataset) == 87
+    assert find_unusable(dataset, workers=2) == {}

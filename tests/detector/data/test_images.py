@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from detector.data import image_header
 from detector.data.image_header import read_size
-from detector.data.images import read_image
+from detector.data.images import check_image, read_image
 from detector.errors import DatasetError
 
 WIDTH, HEIGHT = 60, 40
@@ -265,3 +265,31 @@ def make_equal_check() -> Callable[[Path], None]:
             assert torch.equal(read_image(path), _pixels(reference))
 
     return check
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(("JPEG", "progressive", "PNG")),
+    mode=st.sampled_from(("RGB", "L", "CMYK")),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_checking_an_image_finds_what_reading_it_finds(
+    tmp_path: Path, photo: Image.Image, kind: str, mode: str, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    buffer = io.BytesIO()
+    source = photo.resize((150, 100)).convert("RGB" if kind == "PNG" and mode == "CMYK" else mode)
+    source.save(buffer, "PNG" if kind == "PNG" else "JPEG", **({"progressive": True} if kind == "progressive" else {}))
+    content = bytearray(buffer.getvalue())
+    for place in random.integers(0, len(content), random.integers(0, 4)):
+        content[place] = random.integers(0, 256)
+    path = tmp_path / "a.img"
+    path.write_bytes(content[: random.integers(0, len(content) + 1)] if random.random() < 0.5 else content)
+    verdicts = []
+    for look in (read_image, check_image):
+        try:
+            look(path, (150, 100))
+            verdicts.append("sound")
+        except DatasetError as error:
+            verdicts.append(error.problem)
+    assert verdicts[0] == verdicts[1]
