@@ -87,7 +87,7 @@ def journaled(journal: Path, params: ExperimentSpec, inputs: Sequence[Path] = ()
     try:
         yield artifacts
         status = "FINISHED"
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, SystemExit) as error:
         status, message = "KILLED", type(error).__name__
         raise
     except Exception as error:

@@ -69,7 +69,7 @@ class Doctor:
 class Sync:
     """Upload what a run could not while its tracking server was away."""
 
-    run_folder: Path
+    run_folder: tyro.conf.Positional[Path]
     tracking_uri: str | None = None
     """None: $MLFLOW_TRACKING_URI, else the SQLite file beside the run."""
 

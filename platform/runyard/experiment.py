@@ -27,7 +27,7 @@ from runyard.progress import ProgressPrinter
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import last_status
 from runyard.tracking.mlflow_tracker import MlflowTracker, TrackedRun
-from runyard.tracking.replay import JournalReplayer, remember_run
+from runyard.tracking.replay import JournalReplayer, JournalUploader, remember_run, sync
 from runyard.tracking.stores import TrackingUnavailableError, resolve_tracking_uri, ui_command
 from runyard.training.prepare import PreparedRun, default_storage, prepare
 
@@ -87,20 +87,28 @@ def run_experiment(
         # A driver that died between the evaluation and the end has left reports and the tracked status undone.
         if outcome.evaluation.metrics.exists() and last_status(folder.journal) == "FINISHED":
             console.print("  finished before; nothing to do")
+            _upload_rest(folder, uri, console)
             return replace(outcome, metrics=json.loads(outcome.evaluation.metrics.read_text()))
         tracker = MlflowTracker(uri, spec.runtime.experiment)
         # Credentials that are refused end the run here, before a worker starts. A store that is away does not: the
         # replayer says so, and goes on trying.
-        with suppress(TrackingUnavailableError):
+        reachable = True
+        try:
             tracker.experiment_id()
+        except TrackingUnavailableError:
+            reachable = False
         run = TrackedRun(folder.root.name, folder.root.name, tags=run_tags(spec, prepared))
         remember_run(folder, spec.runtime.experiment, run)
-        replayer = JournalReplayer(folder.journal, tracker, run)
+        replayer: JournalReplayer | None = None
         try:
             with (
                 ProgressPrinter(folder.journal, console),
                 journaled(folder.journal, spec, prepared.inputs) as artifacts,
             ):
+                if reachable:
+                    with suppress(TrackingUnavailableError):
+                        JournalUploader(folder.journal, tracker, run).open()  # we may look, but may we write?
+                replayer = JournalReplayer(folder.journal, tracker, run)
                 if launcher == "ray":
                     from runyard.training import ray_train
 
@@ -108,11 +116,26 @@ def run_experiment(
                 outcome = replace(outcome, metrics=launch(spec, folder, launcher))
                 artifacts += make_reports(spec, folder)
         finally:
-            left = replayer.close(REPLAY_TIMEOUT_S)
+            left = replayer.close(REPLAY_TIMEOUT_S) if replayer is not None else 0
         if left:
             console.print(f"  {left} records did not reach {without_secrets(uri)}; to upload them:")
-            console.print(f"  runyard sync {folder.root}", highlight=False, soft_wrap=True)
+            store = [] if spec.runtime.tracking_uri is None else ["--tracking-uri", spec.runtime.tracking_uri]
+            command = shlex.join(["runyard", "sync", str(folder.root), *store])
+            console.print(f"  {command}", highlight=False, soft_wrap=True)
     return outcome
+
+
+def _upload_rest(folder: RunFolder, uri: str, console: Console) -> None:
+    """What the driver that finished the run could not upload."""
+    if not folder.tracking.exists():
+        return
+    try:
+        count = sync(folder, uri)
+    except TrackingUnavailableError as error:
+        console.print(f"  {error}", highlight=False, soft_wrap=True)
+        return
+    if count:
+        console.print(f"  {count} records were not in {without_secrets(uri)} yet; now they are")
 
 
 def how_to_browse(outcome: RunOutcome) -> str:

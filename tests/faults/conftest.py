@@ -23,6 +23,16 @@ from runyard.spec import ExperimentSpec, to_dict
 from runyard.tracking.journal import Record, effective_metrics, read
 from runyard.training.local import main
 
+# The tracking server with faults on demand, and what it is made of.
+from tests.runyard.tracking.conftest import (  # noqa: F401
+    _created_database,
+    _server,
+    empty_database,
+    impatient,
+    server,
+    tracking_uri,
+)
+
 ROOT = Path(__file__).resolve().parents[2]
 CURVES = ("loss", "loss_cls", "loss_box", "loss_iou", "gradient_norm", "learning_rate", "epoch")
 """Everything that is logged at a step and is no measurement of time."""

@@ -26,7 +26,7 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 import requests  # noqa: E402
-from mlflow.entities import Metric, Param, RunTag, ViewType  # noqa: E402
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
@@ -36,6 +36,7 @@ from runyard.manifest import without_secrets  # noqa: E402
 from runyard.tracking.journal import RunStatus  # noqa: E402
 from runyard.tracking.names import (  # noqa: E402
     MAX_PARAMETER_LENGTH,
+    POSITION_TAG,
     artifact_folder,
     flat_parameters,
     tracked_name,
@@ -124,26 +125,31 @@ class MlflowTracker:
             return self._experiment_id
 
     def open_run(self, run: TrackedRun, *, journal: str | None = None, start_time_s: float | None = None) -> str:
-        """MLflow's id of a run, which is created where the experiment has none of this identity (and this journal)."""
+        """MLflow's id of a run, which is created where the experiment has none of this identity (and this journal).
+
+        A server may carry out a request long after it was given up, and another process may be as fast. So of several
+        runs with one journal that with uploads is taken, and those without are deleted, latecomers when it is opened
+        again.
+        """
         experiment_id = self.experiment_id()
-        with self._translated(), sqlite_lock(self.tracking_uri):
-            if (found := self._find(experiment_id, run.identity, journal)) is not None:
-                return found
+        # The lock is for the threads of a sweep: its trials would each make a run for their common parent.
+        with self._opening, self._translated(), sqlite_lock(self.tracking_uri):
+            known = self._runs(experiment_id, run.identity, journal)
+            if known and (journal is None or _journal_of(known[0]) == journal):
+                return str(known[0].info.run_id) if journal is None else self._only_first(experiment_id, known)
             tags = {tracked_name(key): str(value)[:_MAX_TAG_LENGTH] for key, value in run.tags.items()}
             tags[IDENTITY_TAG] = safe_name(run.identity)
-            if journal is not None:
-                tags[_JOURNAL_TAG] = journal
             start_ms = _milliseconds(start_time_s or time.time())
             if run.parent is not None:
-                parent = self._find(experiment_id, run.parent)
-                if parent is None:
-                    parent_tags = {IDENTITY_TAG: safe_name(run.parent), _JOURNAL_TAG: _NO_JOURNAL_YET}
-                    parent = self._create(experiment_id, run.parent, parent_tags, start_ms)
-                tags[_PARENT_TAG] = parent
-            if journal is not None and (made_by_child := self._find(experiment_id, run.identity, _NO_JOURNAL_YET)):
-                self.set_tags(made_by_child, tags)
-                return made_by_child
-            return self._create(experiment_id, run.name, tags, start_ms)
+                tags[_PARENT_TAG] = self._parent(experiment_id, run.parent, start_ms)
+            if journal is None:
+                return self._create(experiment_id, run.name, tags, start_ms)
+            tags[_JOURNAL_TAG] = journal
+            if known:  # a child has made it
+                self.set_tags(known[0].info.run_id, tags)
+            else:
+                self._create(experiment_id, run.name, tags, start_ms)
+            return self._only_first(experiment_id, self._runs(experiment_id, run.identity, journal))
 
     def log_metrics(self, run_id: str, metrics: Sequence[MetricValue]) -> None:
         """Add points to curves; the same point sent twice is kept once. Non-finite values become tags."""
@@ -260,19 +266,38 @@ class MlflowTracker:
             )
         return str(existing.experiment_id)
 
-    def _find(self, experiment_id: str, identity: str, journal: str | None = None) -> str | None:
+    def _runs(self, experiment_id: str, identity: str, journal: str | None = None) -> list[Run]:
+        """The runs of an identity, the one to go on with first; with a journal only its own, or made by a child."""
         assert self._client is not None
         condition = f"tags.`{IDENTITY_TAG}` = '{safe_name(identity)}'"
+        found = list(self._client.search_runs([experiment_id], condition, run_view_type=ViewType.ACTIVE_ONLY))
         if journal is not None:
-            condition += f" AND tags.`{_JOURNAL_TAG}` = '{journal}'"
-        found = self._client.search_runs(
-            [experiment_id],
-            condition,
-            run_view_type=ViewType.ACTIVE_ONLY,
-            order_by=["attributes.start_time DESC"],
-            max_results=1,
-        )
-        return str(found[0].info.run_id) if found else None
+            found = [run for run in found if _journal_of(run) in (journal, _NO_JOURNAL_YET)]
+
+        def order(run: Run) -> tuple[bool, int, int, str]:
+            position = int(run.data.tags.get(POSITION_TAG, -1))
+            return _journal_of(run) == _NO_JOURNAL_YET, -run.info.start_time, -position, run.info.run_id
+
+        return sorted(found, key=order)
+
+    def _only_first(self, experiment_id: str, runs: Sequence[Run]) -> str:
+        """The id of the first of several runs with one journal; the others are deleted where they are empty."""
+        assert self._client is not None
+        kept = str(runs[0].info.run_id)
+        for double in runs[1:]:
+            if POSITION_TAG in double.data.tags:
+                continue
+            for child in self._client.search_runs([experiment_id], f"tags.{_PARENT_TAG} = '{double.info.run_id}'"):
+                self._client.set_tag(child.info.run_id, _PARENT_TAG, kept)
+            self._client.delete_run(double.info.run_id)
+        return kept
+
+    def _parent(self, experiment_id: str, identity: str, start_ms: int) -> str:
+        """The id of a sweep's run, which is made where it is not there yet."""
+        if known := self._runs(experiment_id, identity):
+            return str(known[0].info.run_id)
+        tags = {IDENTITY_TAG: safe_name(identity), _JOURNAL_TAG: _NO_JOURNAL_YET}
+        return self._create(experiment_id, identity, tags, start_ms)
 
     def _create(self, experiment_id: str, name: str, tags: dict[str, str], start_ms: int) -> str:
         assert self._client is not None
@@ -319,6 +344,11 @@ class MlflowTracker:
             file=self._shown_uri,
             remedy="Start it, or check the URI",
         )
+
+
+def _journal_of(run: Run) -> str | None:
+    journal: str | None = run.data.tags.get(_JOURNAL_TAG)
+    return journal
 
 
 def _milliseconds(time_s: float) -> int:

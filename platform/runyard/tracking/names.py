@@ -14,6 +14,9 @@ from typing import Any
 from runyard.layout import safe_name
 from runyard.manifest import without_secrets
 
+POSITION_TAG = "runyard.journal_seq"
+"""How far a run's journal has been uploaded into it; a run that nothing was uploaded into lacks it."""
+
 _NOT_ALLOWED = re.compile(r"[^\w\-. :]")
 _MAX_NAME_LENGTH = 200
 MAX_PARAMETER_LENGTH = 500

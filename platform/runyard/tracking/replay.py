@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 from detector.errors import InputError
 from runyard.layout import RunFolder, atomic_write_json
 from runyard.tracking.journal import Journal, JournalError, JournalReader, Record, read
+from runyard.tracking.names import POSITION_TAG
 from runyard.tracking.stores import RecordRefusedError, TrackingUnavailableError
 
 if TYPE_CHECKING:
     from runyard.tracking.mlflow_tracker import MlflowTracker, TrackedRun
 
-_CURSOR_TAG = "runyard.journal_seq"
 _ARTIFACTS_LEFT_TAG = "runyard.artifacts_left"
 _RESUMED_TAG = "resumed_at_steps"
 _MAX_RETRY_S = 30.0
@@ -40,6 +40,7 @@ class JournalUploader:
         self._tracker = tracker
         self._run = run
         self._run_id: str | None = None
+        self._first_time_s = 0.0
         self._reader = JournalReader(journal)
         self._pending: list[Record] = []
         self._cursor = 0
@@ -49,13 +50,15 @@ class JournalUploader:
         self._running = True
         self._failed_artifacts: dict[int, Record] = {}
 
+    def open(self) -> None:
+        """Find or make the run, where the journal holds anything, without uploading it."""
+        self._pending += self._reader.poll()
+        if self._run_id is None and self._pending:
+            self._open()
+
     def upload(self) -> int:
         """Upload what the journal holds beyond the last upload; the number of its records, 0 where nothing was new."""
-        self._pending += self._reader.poll()
-        if self._run_id is None:
-            if not self._pending:
-                return 0
-            self._open()
+        self.open()
         count = 0
         while self._pending:
             metrics = list(islice(takewhile(lambda record: record.kind == "metrics", self._pending), _RECORDS_A_BATCH))
@@ -86,10 +89,12 @@ class JournalUploader:
 
     def _open(self) -> None:
         # A folder that was deleted and trained again has another journal: that is another run, not a longer one.
-        first_time_s = self._pending[0].time_s
-        run_id = self._tracker.open_run(self._run, journal=f"{first_time_s:.3f}", start_time_s=first_time_s)
+        self._first_time_s = self._pending[0].time_s
+        run_id = self._open_run()
         tags = self._tracker.get_tags(run_id)
-        self._cursor = self._saved_cursor = int(tags.get(_CURSOR_TAG, 0))
+        if POSITION_TAG not in tags:  # from now on it is the one
+            self._tracker.set_tags(run_id, {POSITION_TAG: "0"})
+        self._cursor = self._saved_cursor = int(tags.get(POSITION_TAG, 0))
         artifacts_left = set(json.loads(tags.get(_ARTIFACTS_LEFT_TAG, "[]")))
         for record in self._pending:
             if record.seq <= self._cursor:
@@ -98,6 +103,10 @@ class JournalUploader:
                     self._failed_artifacts[record.seq] = record
         self._pending = [record for record in self._pending if record.seq > self._cursor]
         self._run_id = run_id
+
+    def _open_run(self) -> str:
+        first_time_s = self._first_time_s
+        return self._tracker.open_run(self._run, journal=f"{first_time_s:.3f}", start_time_s=first_time_s)
 
     def _remember(self, record: Record) -> None:
         if record.kind == "metrics":
@@ -142,6 +151,8 @@ class JournalUploader:
                 self._upload_artifact(record)
             elif record.kind == "status":
                 self._tracker.set_status(self._run_id, payload["status"], payload.get("message", ""), record.time_s)
+                if payload["status"] != "RUNNING":
+                    self._open_run()  # deletes what requests that were given up have made in the meantime
             elif record.kind == "rewind":
                 self._upload_rewind(payload["step"], record.time_s)
         except RecordRefusedError as error:
@@ -174,7 +185,7 @@ class JournalUploader:
 
     def _save_position(self) -> None:
         assert self._run_id is not None
-        position = {_CURSOR_TAG: str(self._cursor), _ARTIFACTS_LEFT_TAG: json.dumps(sorted(self._failed_artifacts))}
+        position = {POSITION_TAG: str(self._cursor), _ARTIFACTS_LEFT_TAG: json.dumps(sorted(self._failed_artifacts))}
         self._tracker.set_tags(self._run_id, position)
         self._saved_cursor = self._cursor
 

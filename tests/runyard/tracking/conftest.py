@@ -64,13 +64,18 @@ def tracking_uri(empty_database: Path, tmp_path: Path) -> str:
 
 
 class FaultyServer:
-    """MLflow's server in this process; `fault` says how it misbehaves, `requests` counts what reached it."""
+    """MLflow's server in this process; `fault` says how it misbehaves, `requests` counts what reached it.
+
+    A request that hangs is carried out when the fault is over, as servers do, though nobody waits for its answer.
+    """
 
     def __init__(self, application: Any) -> None:
         self._application = application
         self._server: Any = None
         self.port = 0
         self.fault: str | None = None
+        self.fault_at = ""
+        """Only requests whose path contains it misbehave."""
         self.requests = 0
         self.start()
 
@@ -95,11 +100,17 @@ class FaultyServer:
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         self.requests += 1
+        if self.fault_at not in environ["PATH_INFO"]:
+            return self._application(environ, start_response)  # type: ignore[no-any-return]
         if self.fault == "hangs":
             deadline = time.monotonic() + 20
             while self.fault == "hangs" and time.monotonic() < deadline:
                 time.sleep(0.02)
-        statuses = {"fails": "500 Internal Server Error", "wants credentials": "401 Unauthorized"}
+        statuses = {
+            "fails": "500 Internal Server Error",
+            "wants credentials": "401 Unauthorized",
+            "forbids": "403 Forbidden",
+        }
         if self.fault in statuses:
             start_response(statuses[self.fault], [("Content-Type", "text/plain")])
             return [b"no"]
@@ -129,7 +140,7 @@ def _server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 def server(_server: FaultyServer) -> Iterator[FaultyServer]:
     """The server, well again after the test."""
     yield _server
-    _server.fault = None
+    _server.fault, _server.fault_at = None, ""
 
 
 @pytest.fixture

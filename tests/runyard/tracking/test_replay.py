@@ -1,7 +1,6 @@
 """From the journal to the store: once, in order, whatever fails in between."""
 
 import json
-import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +15,6 @@ from runyard.layout import RunFolder
 from runyard.tracking.journal import Journal, JournalError
 from runyard.tracking.mlflow_tracker import MlflowTracker, TrackedRun
 from runyard.tracking.replay import JournalReplayer, JournalUploader, remember_run, sync
-from runyard.tracking.stores import TrackingUnavailableError
-
-from .conftest import FaultyServer  # type: ignore[import-not-found]
 
 RUN = TrackedRun(identity="run-0123", name="run")
 
@@ -130,85 +126,6 @@ def test_a_folder_trained_anew_is_another_run(tracking_uri: str, tmp_path: Path)
     client = MlflowClient(tracking_uri)
     runs = client.search_runs([client.get_experiment_by_name("experiment").experiment_id])
     assert [steps_of(tracking_uri, run) for run in runs] == [[0, 1, 2], [0, 1, 2]]
-
-
-def test_a_server_that_is_down_at_the_start_gets_everything_when_it_comes(
-    server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    server.stop()
-    with Journal(tmp_path / "j") as journal, caplog.at_level(logging.WARNING, "runyard.tracking.replay"):
-        uploading = replayer(tmp_path / "j", server.uri, "down at start")
-        log_steps(journal, range(20))
-        eventually(lambda: "cannot be reached" in caplog.text)
-        server.start()
-        log_steps(journal, range(20, 25))
-        assert uploading.close() == 0
-    assert steps_of(server.uri, only_run(server.uri, "down at start")) == list(range(25))
-    assert caplog.text.count("cannot be reached") == 1
-    assert caplog.text.count("answers again") == 1
-
-
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("fault", ["fails", "hangs"])
-def test_a_server_that_fails_in_the_middle(server: FaultyServer, tmp_path: Path, fault: str) -> None:
-    experiment = f"{fault} in the middle"
-    with Journal(tmp_path / "j") as journal:
-        uploading = replayer(tmp_path / "j", server.uri, experiment)
-        log_steps(journal, range(10))
-        eventually(lambda: uploading._uploader.left() == 0)
-        server.fault = fault
-        reached = server.requests
-        started = time.monotonic()
-        log_steps(journal, range(10, 200))
-        assert time.monotonic() - started < 5
-        eventually(lambda: server.requests > reached)
-        server.fault = None
-        journal.append("status", {"status": "FINISHED"})
-        assert uploading.close(60) == 0
-    run = only_run(server.uri, experiment)
-    assert steps_of(server.uri, run) == list(range(200))
-    assert run.info.status == "FINISHED"
-
-
-def test_a_server_that_is_down_to_the_end_leaves_the_rest_to_sync(
-    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    folder = RunFolder(tmp_path / "run")
-    remember_run(folder, "down to the end", RUN)
-    server.fault = "hangs"
-    with Journal(folder.journal) as journal:
-        uploading = replayer(folder.journal, server.uri, "down to the end")
-        log_steps(journal, range(10))
-        journal.append("status", {"status": "FINISHED"})
-        started = time.monotonic()
-        assert uploading.close(timeout_s=0.5) == 11
-        assert time.monotonic() - started < 2
-    with pytest.raises(TrackingUnavailableError):
-        sync(folder, server.uri)
-    uploading._thread.join(30)  # a driver would have ended by now, and its last request with it
-    server.fault = None
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    assert sync(folder, server.uri) == 11
-    assert sync(folder, server.uri) == 0
-    run = only_run(server.uri, "down to the end")
-    assert steps_of(server.uri, run) == list(range(10))
-    assert run.info.status == "FINISHED"
-
-
-def test_wrong_credentials_are_told_once_and_not_tried_again(
-    server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    server.fault = "wants credentials"
-    with Journal(tmp_path / "j") as journal:
-        reached = server.requests
-        uploading = replayer(tmp_path / "j", server.uri, "credentials")
-        log_steps(journal, range(10))
-        uploading._thread.join(30)
-        log_steps(journal, range(10, 20))
-        assert uploading.close() == 20
-    assert server.requests == reached + 1
-    assert caplog.text.count("MLFLOW_TRACKING_PASSWORD") == 1
 
 
 def test_a_run_deleted_by_hand_ends_the_upload_and_nothing_else(
