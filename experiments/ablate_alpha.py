@@ -19,6 +19,7 @@ from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from detector.errors import ConfigError  # noqa: E402
+from paper_tables import TABLE3, TABLE4  # noqa: E402
 from recipes import TABLE3_ROWS, smoke, table3  # noqa: E402
 from runyard import entry  # noqa: E402
 from runyard.sweeps import command, existing  # noqa: E402
@@ -44,7 +45,7 @@ def run() -> None:
     else:
         runs = {row: options.baseline_run if row == "baseline" else options.checkpoint_run for row in TABLE3_ROWS}
         sweep = existing.build("table3", table3, runs, options)
-    command.run(sweep, options, RUNTIME_ENV)
+    command.run(sweep, options, RUNTIME_ENV, (TABLE3, TABLE4))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import _bootstrap
 
 RUNTIME_ENV = _bootstrap.bootstrap()
 
+from paper_tables import TABLE2  # noqa: E402
 from recipes import TABLE2_ROWS, smoke, table2  # noqa: E402
 from runyard import entry  # noqa: E402
 from runyard.sweeps import command  # noqa: E402
@@ -21,7 +22,7 @@ from runyard.sweeps import command  # noqa: E402
 def run() -> None:
     """Parses the command line and runs the sweep."""
     options, recipe = command.parse(table2, TABLE2_ROWS, smoke, __doc__ or "", command.SweepOptions)
-    command.run(command.build("table2", recipe, TABLE2_ROWS, options), options, RUNTIME_ENV)
+    command.run(command.build("table2", recipe, TABLE2_ROWS, options), options, RUNTIME_ENV, (TABLE2,))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import _bootstrap
 
 RUNTIME_ENV = _bootstrap.bootstrap()
 
+from paper_tables import TABLE1  # noqa: E402
 from recipes import TABLE1_ROWS, smoke, table1  # noqa: E402
 from runyard import entry  # noqa: E402
 from runyard.sweeps import command  # noqa: E402
@@ -24,7 +25,7 @@ def run() -> None:
     """Parses the command line and runs the experiment, or the sweep."""
     if any(argument.partition("=")[0] in ("--rows", "--seeds") for argument in sys.argv[1:]):
         sweep_options, recipe = command.parse(table1, TABLE1_ROWS, smoke, __doc__ or "", command.SweepOptions)
-        command.run(command.build("table1", recipe, TABLE1_ROWS, sweep_options), sweep_options, RUNTIME_ENV)
+        command.run(command.build("table1", recipe, TABLE1_ROWS, sweep_options), sweep_options, RUNTIME_ENV, (TABLE1,))
         return
     spec, options = entry.parse(table1, ("r50-iou", *TABLE1_ROWS), smoke, __doc__ or "")
     if options.dry_run:
@@ -33,7 +34,7 @@ def run() -> None:
     from runyard.experiment import how_to_browse, run_experiment
 
     outcome = run_experiment(spec, launcher=options.launcher, smoke=options.smoke, runtime_env=RUNTIME_ENV)
-    print(f"To browse it: {how_to_browse(outcome)}")
+    print(f"To browse it: {how_to_browse(outcome.spec)}")
 
 
 if __name__ == "__main__":

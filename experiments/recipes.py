@@ -14,7 +14,7 @@ from detector.config import (
     ModelConfig,
     OptimConfig,
 )
-from runyard.spec import ExperimentSpec, PaperReference, RuntimeConfig
+from runyard.spec import ExperimentSpec, PaperReference, RuntimeConfig, against_recipe
 
 BACKBONES: dict[str, tuple[BackboneName, int]] = {
     # Short name: torchvision's name, images of a step in Table 1 (the learning rate follows by the linear rule).
@@ -39,6 +39,7 @@ ALPHAS = ("1.0", "0.9", "0.8", "0.7", "0.6", "0.5", "0.4", "0.3", "0.2", "0.1", 
 """As the paper prints them."""
 TABLE2_ROWS = ("baseline", *IOU_LOSSES)
 TABLE3_ROWS = ("baseline", "none", *ALPHAS)
+DEMO_TABLE2_ROWS = ("baseline", "l2", "bce")
 TABLE5_ROWS = tuple(f"{backbone}-{head}" for backbone in ("r50", "r101") for head in HEADS)
 
 
@@ -125,17 +126,27 @@ def smoke(spec: ExperimentSpec) -> ExperimentSpec:
     )
 
 
-def demo(iou_head: bool) -> ExperimentSpec:
-    """The generated shapes, small enough for two CPU cores; the two detectors differ in the IoU head alone."""
-    return ExperimentSpec(
-        recipe=f"demo-{HEADS[iou_head]}",
+def demo_table2(row: str) -> ExperimentSpec:
+    """Table 2 on generated shapes, small enough for two CPU cores; the detectors differ in head and IoU loss alone."""
+    return _made_for_shapes(table2(row))
+
+
+def demo_table3(row: str) -> ExperimentSpec:
+    """Table 3 likewise; it shares its trainings with Table 2."""
+    return _made_for_shapes(table3(row))
+
+
+def _made_for_shapes(spec: ExperimentSpec) -> ExperimentSpec:
+    small = replace(
+        spec,
+        recipe=spec.recipe.replace("ablation", "demo"),
         model=ModelConfig(
             backbone=BackboneConfig(name="resnet18", weights="none"),
             fpn_channels=64,
             tower_depth=1,
             tower_norm="group",
             anchors=AnchorConfig(base_size=2.0),  # 16 px at P3: the smallest shapes of a 96 px image
-            iou_head=iou_head,
+            iou_head=spec.model.iou_head,
         ),
         optim=OptimConfig(
             optimizer="adamw",
@@ -150,3 +161,4 @@ def demo(iou_head: bool) -> ExperimentSpec:
         data=DataConfig(short_side_px=96, long_side_px=96),
         runtime=RuntimeConfig(workers=2, experiment="runyard-demo"),
     )
+    return against_recipe(small, spec)

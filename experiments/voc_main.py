@@ -13,6 +13,7 @@ import _bootstrap
 
 RUNTIME_ENV = _bootstrap.bootstrap()
 
+from paper_tables import TABLE5  # noqa: E402
 from recipes import TABLE5_ROWS, smoke, table5  # noqa: E402
 from runyard import entry  # noqa: E402
 from runyard.sweeps import command  # noqa: E402
@@ -21,7 +22,7 @@ from runyard.sweeps import command  # noqa: E402
 def run() -> None:
     """Parses the command line and runs the sweep."""
     options, recipe = command.parse(table5, TABLE5_ROWS, smoke, __doc__ or "", command.SweepOptions)
-    command.run(command.build("table5", recipe, TABLE5_ROWS, options), options, RUNTIME_ENV)
+    command.run(command.build("table5", recipe, TABLE5_ROWS, options), options, RUNTIME_ENV, (TABLE5,))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def paired_bootstrap(
     unknown = [metric for metric in metrics if metric not in _METRICS]
     if unknown or resamples < 1:
         raise ValueError(f"metrics must be among {', '.join(_METRICS)} and resamples at least 1, not {unknown}")
-    weights = _draws(len(dataset), resamples, np.random.default_rng(seed))
+    weights = image_draws(len(dataset), resamples, seed)
     thresholds = sorted({index for metric in metrics for index in _METRICS[metric]})
     values = [
         weighted_average_precision(
@@ -61,7 +61,9 @@ def paired_bootstrap(
         for table in (table_a, table_b)
     ]
     return {
-        metric: _interval(*(v[:, [thresholds.index(index) for index in _METRICS[metric]]].mean(axis=1) for v in values))
+        metric: difference_interval(
+            *(v[:, [thresholds.index(index) for index in _METRICS[metric]]].mean(axis=1) for v in values)
+        )
         for metric in metrics
     }
 
@@ -120,8 +122,9 @@ def _class_ap(
     return ap
 
 
-def _draws(num_images: int, resamples: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """(B + 1, N) how often each image is drawn; the first row is every image once."""
+def image_draws(num_images: int, resamples: int, seed: int) -> NDArray[np.int64]:
+    """(1 + B, N) how often each image is drawn; the first row is every image once. Equal arguments give equal rows."""
+    generator = np.random.default_rng(seed)
     draws = (
         generator.integers(0, num_images, size=(resamples, num_images)) if num_images else np.zeros((resamples, 0), int)
     )
@@ -130,7 +133,8 @@ def _draws(num_images: int, resamples: int, generator: np.random.Generator) -> N
     return np.concatenate([np.ones((1, num_images), dtype=np.int64), counts])
 
 
-def _interval(values_a: NDArray[np.float64], values_b: NDArray[np.float64]) -> Interval:
+def difference_interval(values_a: NDArray[np.float64], values_b: NDArray[np.float64]) -> Interval:
+    """The interval of b minus a, where (1 + B,) values are those of the rows of `image_draws`."""
     differences = values_b - values_a
     if np.isnan(differences[0]):
         return Interval(None, None, None)

@@ -1,4 +1,7 @@
-"""The `runyard` command: score result files, check data, browse and upload results. Showing help imports no torch."""
+"""The `runyard` command: score result files, check data, print tables, browse and upload results.
+
+Showing help imports no torch.
+"""
 
 import os
 import sys
@@ -66,6 +69,27 @@ class Doctor:
 
 
 @dataclass(frozen=True)
+class Table:
+    """Print a sweep's tables beside the paper's, and write them (Markdown, CSV, LaTeX) with their plots."""
+
+    sweep: Annotated[Path, tyro.conf.Positional]
+    """Folder of the sweep, below <storage>/sweeps."""
+    server_results: Path | None = None
+    """For Table 1: a JSON file with the answers of COCO's evaluation server in %, by row and column; without it
+    nothing of ours stands against the paper's test-dev numbers."""
+
+    def run(self) -> None:
+        """Makes and prints."""
+        from rich.console import Console
+
+        from runyard.sweeps.report import read_server_results, report
+        from runyard.sweeps.results import load_sweep
+
+        server = None if self.server_results is None else read_server_results(self.server_results)
+        report(load_sweep(self.sweep), Console(), server)
+
+
+@dataclass(frozen=True)
 class Sync:
     """Upload what a run could not while its tracking server was away."""
 
@@ -105,6 +129,7 @@ class Ui:
 Command = (
     Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+    | Annotated[Table, tyro.conf.subcommand("table")]
     | Annotated[Sync, tyro.conf.subcommand("sync")]
     | Annotated[Ui, tyro.conf.subcommand("ui")]
 )

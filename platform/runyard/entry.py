@@ -10,21 +10,21 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import tyro
 
 from detector.config import DataConfig, LossConfig, ModelConfig, OptimConfig, ScoringConfig
 from detector.errors import InputError
-from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig, to_dict
+from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig, against_recipe, to_dict
 from runyard.training.errors import NonFiniteLossError, Terminated, TrainingError
 
 _FLAT = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True)
-class Options:
-    """The command line of one experiment."""
+class CommonOptions:
+    """What the command lines of one experiment and of a sweep have in common: the parts of a spec, and how to run."""
 
     source: Annotated[SourceConfig, _FLAT] = field(default_factory=SourceConfig)
     runtime: Annotated[RuntimeConfig, _FLAT] = field(default_factory=RuntimeConfig)
@@ -34,25 +34,31 @@ class Options:
     data: DataConfig = field(default_factory=DataConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     protocol: Literal["coco", "voc"] = "coco"
-    seed: int = 0
-    row: str = ""
-    """Which of the table's rows, where there are several."""
     smoke: bool = False
     """Everything made tiny, on generated images unless --data is given: it proves that all runs, no more."""
     dry_run: bool = False
     """Print what would run, what it needs and its spec, then stop."""
     launcher: Literal["ray", "local"] = "ray"
-    """'local' trains in this process with plain torch."""
+    """'local' trains in this process with plain torch, one run after the other."""
 
     @classmethod
-    def of(cls, spec: ExperimentSpec, row: str) -> "Options":
-        """The options whose defaults are a recipe's values."""
-        shared = {f.name: getattr(spec, f.name) for f in fields(cls) if hasattr(spec, f.name)}
-        return cls(**shared, row=row)
+    def of(cls, spec: ExperimentSpec, **others: Any) -> Self:
+        """The options whose defaults are a recipe's values, and those of `others`."""
+        return cls(**{f.name: getattr(spec, f.name) for f in fields(cls) if hasattr(spec, f.name)}, **others)
 
     def apply(self, spec: ExperimentSpec) -> ExperimentSpec:
-        """The recipe with these values in it."""
-        return replace(spec, **{f.name: getattr(self, f.name) for f in fields(self) if hasattr(spec, f.name)})
+        """The recipe with these values in it, and the names of those that change what the paper did."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if hasattr(spec, f.name)}
+        return against_recipe(replace(spec, **given), spec)
+
+
+@dataclass(frozen=True)
+class Options(CommonOptions):
+    """The command line of one experiment."""
+
+    seed: int = 0
+    row: str = ""
+    """Which of the table's rows, where there are several."""
 
 
 def parse(
@@ -72,7 +78,7 @@ def parse(
     spec = recipe(chosen.row)
     if chosen.smoke:
         spec = smoke(spec)
-    options = tyro.cli(Options, default=Options.of(spec, chosen.row), args=arguments, description=description)
+    options = tyro.cli(Options, default=Options.of(spec, row=chosen.row), args=arguments, description=description)
     return options.apply(spec), options
 
 

@@ -29,7 +29,7 @@ from runyard.tracking.journal import last_status
 from runyard.tracking.mlflow_tracker import MlflowTracker, TrackedRun
 from runyard.tracking.replay import JournalReplayer, JournalUploader, remember_run, sync
 from runyard.tracking.stores import TrackingUnavailableError, resolve_tracking_uri, ui_command
-from runyard.training.prepare import PreparedRun, default_storage, prepare
+from runyard.training.prepare import PreparedRun, default_storage, prepare, storage_folder
 
 SMOKE_IMAGES = (32, 16, 128)
 REPLAY_TIMEOUT_S = 60.0
@@ -138,12 +138,13 @@ def _upload_rest(folder: RunFolder, uri: str, console: Console) -> None:
         console.print(f"  {count} records were not in {without_secrets(uri)} yet; now they are")
 
 
-def how_to_browse(outcome: RunOutcome) -> str:
-    """The one command that opens the MLflow UI on an outcome's store."""
+def how_to_browse(spec: ExperimentSpec) -> str:
+    """The one command that opens the MLflow UI on the store of a prepared spec."""
+    storage, uri = storage_folder(spec), spec.runtime.tracking_uri
     runyard = Path(sys.executable).with_name("runyard")
-    if not runyard.exists() or outcome.spec.runtime.tracking_uri is not None:
-        return ui_command(outcome.tracking_uri)
-    return shlex.join([os.path.relpath(runyard), "ui", "--storage", os.path.relpath(outcome.folder.root.parent)])
+    if not runyard.exists() or uri is not None:
+        return ui_command(resolve_tracking_uri(uri, storage))
+    return shlex.join([os.path.relpath(runyard), "ui", "--storage", os.path.relpath(storage)])
 
 
 def run_tags(spec: ExperimentSpec, prepared: PreparedRun) -> dict[str, str]:
@@ -153,6 +154,7 @@ def run_tags(spec: ExperimentSpec, prepared: PreparedRun) -> dict[str, str]:
         "recipe": spec.recipe,
         "paper_table": spec.paper.table,
         "paper_row": spec.paper.row,
+        "paper_changed": ", ".join(spec.paper.changed),
         "dataset": str(spec.source.data or spec.source.train_annotations),
         "training_hash": spec.training_hash,
         "scoring_hash": spec.scoring_hash,
@@ -160,6 +162,8 @@ def run_tags(spec: ExperimentSpec, prepared: PreparedRun) -> dict[str, str]:
         "source_sha256": source["files_sha256"],
         "run_folder": str(prepared.folder.root),
     }
+    skipped = {split: len(images) for split, images in prepared.manifest.get("skipped_images", {}).items() if images}
+    tags["skipped_images"] = ", ".join(f"{split} {count}" for split, count in skipped.items())
     return {name: value for name, value in tags.items() if value}
 
 
@@ -181,5 +185,3 @@ def generated_data(folder: Path, train_images: int, val_images: int, image_size:
             f"cannot be written ({error.strerror})", field="runtime.storage", file=folder,
             remedy="Name a folder with --storage that this user may write to",
         ) from error  # fmt: skip
-    skipped = {split: len(images) for split, images in prepared.manifest.get("skipped_images", {}).items() if images}
-    tags["skipped_images"] = ", ".join(f"{split} {count}" for split, count in skipped.items())

@@ -92,6 +92,11 @@ class EvaluationFolder:
         return self.root / "metrics.json"
 
     @property
+    def resampled(self) -> Path:
+        """AP on other draws of the images."""
+        return self.root / "resampled.npz"
+
+    @property
     def as_run(self) -> "RunFolder":
         """The same folder, where an evaluation keeps a journal of its own: it is tracked as a run."""
         return RunFolder(self.root)
@@ -170,6 +175,11 @@ class RunFolder:
     def candidates(self) -> Path:
         """The store of the final weights' raw candidates on the validation split, for rescoring."""
         return self.root / "candidates"
+
+    @property
+    def oracle(self) -> EvaluationFolder:
+        """Parent folder of the rows that rank by the true IoU; none of them is an evaluation of the run."""
+        return EvaluationFolder(self.root / "oracle")
 
     def evaluations(self) -> list[EvaluationFolder]:
         """All finished evaluations."""

@@ -17,6 +17,9 @@ from typing import Any, Literal
 from detector.config import DataConfig, LossConfig, ModelConfig, OptimConfig, ScoringConfig
 from detector.errors import ConfigError
 
+IDENTITY = ("model", "loss", "optim", "data", "scoring", "protocol", "seed")
+"""The parts of a spec that change results."""
+
 
 @dataclass(frozen=True)
 class SourceConfig:
@@ -44,6 +47,9 @@ class RuntimeConfig:
     """Name of the run's folder. None: recipe, data set and training hash."""
     workers: int = 1
     """Training processes."""
+    min_workers: int | None = None
+    """Ray only: go on with as few while nodes are missing, and with more again when they come; same images a step, same
+    learning rate. None: always `workers`."""
     gpus_per_worker: int | None = None
     """None: one where the cluster (or this machine) has GPUs, else none."""
     cpus_per_worker: int = 1
@@ -51,14 +57,14 @@ class RuntimeConfig:
     """Micro-batches a step and worker; the global batch stays as the spec says."""
     loader_workers: int = 0
     """Image loading processes of each worker; 0 loads in the training process."""
+    check_images: bool = True
+    """Decode every image once before the start. What was found sound is remembered in the storage folder."""
     channels_last: bool = True
     compile: bool = False
     """torch.compile the network: pays on long GPU runs."""
     log_every_steps: int = 10
     checkpoint_every_steps: int = 0
     """Besides the one at every epoch's end; 0: none."""
-    check_images: bool = True
-    """Decode every image once before the start. What was found sound is remembered in the storage folder."""
     evaluate_every_epochs: int = 0
     """Besides the one after the last epoch; 0: none."""
     evaluation_batch_size: int = 8
@@ -86,6 +92,8 @@ class RuntimeConfig:
             value = getattr(self, name)
             if value < least:
                 raise ConfigError(f"must be at least {least}", field=f"runtime.{name}", value=value)
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
+            raise ConfigError("must be 1 to runtime.workers", field="runtime.min_workers", value=self.min_workers)
         if self.collective_timeout_s <= 0:
             raise ConfigError("must be above 0", field="runtime.collective_timeout_s", value=self.collective_timeout_s)
 
@@ -96,6 +104,8 @@ class PaperReference:
 
     table: str = ""
     row: str = ""
+    changed: tuple[str, ...] = ()
+    """The fields in which the experiment differs from the recipe of that row, and so from the paper."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +184,18 @@ def differences(old: ExperimentSpec, new: ExperimentSpec) -> list[str]:
         for (name, before), (_, after) in zip(flatten(to_dict(old)), flatten(to_dict(new)), strict=True)
         if before != after and name.split(".")[0] in ("model", "loss", "optim", "data", "seed")
     ]
+
+
+def changed_fields(before: ExperimentSpec, after: ExperimentSpec) -> dict[str, Any]:
+    """The fields that change results and differ, by dotted name, with their new plain values."""
+    old, new = dict(flatten(to_dict(before))), dict(flatten(to_dict(after)))
+    return {name: new[name] for name in new if name.split(".")[0] in IDENTITY and old[name] != new[name]}
+
+
+def against_recipe(spec: ExperimentSpec, recipe: ExperimentSpec) -> ExperimentSpec:
+    """The spec, saying in which fields besides the seed it differs from the recipe of the paper's row."""
+    changed = tuple(name for name in changed_fields(recipe, spec) if name != "seed")
+    return dataclasses.replace(spec, paper=dataclasses.replace(spec.paper, changed=changed))
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -86,6 +86,7 @@ def test_the_ablations_share_their_trainings() -> None:
 
 def test_it_needs_no_torch() -> None:
     program = "import sys; sys.modules['torch'] = None; import paper_tables"
-    env = {**os.environ, "PYTHONPATH": str(EXPERIMENTS)}
+    roots = (EXPERIMENTS, EXPERIMENTS.parent, EXPERIMENTS.parent / "platform")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, roots))}
     ran = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr

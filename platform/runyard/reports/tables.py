@@ -1,20 +1,24 @@
-"""Rows of metrics as a table for the terminal, for Markdown and for CSV; the same text in all three.
+"""Rows of metrics as a table for the terminal, for Markdown and for LaTeX; the same text in all three.
 
 Values are fractions from 0 to 1 and are shown in %, with one decimal.
 """
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from detector.evaluation.bootstrap import Interval
 
 NOT_AVAILABLE = "n/a"
+
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "[": "{[}",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,16 +54,6 @@ def cell_text(cell: Cell) -> str:
     return _percent(cell)
 
 
-def difference_rows(intervals: Mapping[str, Interval]) -> list[Row]:
-    """A difference and its interval in two lines, which keeps a table within 80 columns."""
-    bounds: dict[str, Cell] = {}
-    for name, interval in intervals.items():
-        low, high = _percent(interval.low, signed=True), _percent(interval.high, signed=True)
-        bounds[name] = NOT_AVAILABLE if NOT_AVAILABLE in (low, high) else f"[{low}, {high}]"
-    differences = {name: Interval(interval.difference, None, None) for name, interval in intervals.items()}
-    return [Row("difference", differences), Row("95% interval", bounds)]
-
-
 def comparison_table(rows: Sequence[Row], columns: Sequence[str], title: str = "") -> Table:
     """A table for `rich.console.Console.print`, values in %; without rows only its head."""
     table = Table(title=Text(title) if title else None, caption="values in %", caption_justify="right")
@@ -72,20 +66,37 @@ def comparison_table(rows: Sequence[Row], columns: Sequence[str], title: str = "
     return table
 
 
-def markdown(rows: Sequence[Row], columns: Sequence[str], title: str = "") -> str:
+def print_whole(table: Table, console: Console) -> None:
+    """Prints a table as wide as it is, also where that is more than the terminal: half a number misleads."""
+    needed = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    if needed > console.width:
+        console = Console(file=console.file, width=needed, force_terminal=console.is_terminal)
+    console.print(table)
+
+
+def markdown(rows: Sequence[Row], columns: Sequence[str], title: str = "", unit: str = "values in %") -> str:
     """The same as a Markdown table, ending in a newline."""
     lines = [["", *columns], ["---", *("---:" for _ in columns)], *_texts(rows, columns)]
-    head = f"{title}, values in %\n\n" if title else ""
+    head = f"{', '.join(filter(None, (title, unit)))}\n\n" if title else ""
     return head + "".join(f"| {' | '.join(_escaped(text) for text in line)} |\n" for line in lines)
 
 
-def csv_text(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    """The same as CSV with a header line; write it with newline='' or as bytes."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["", *columns])
-    writer.writerows(_texts(rows, columns))
-    return stream.getvalue()
+def latex(rows: Sequence[Row], columns: Sequence[str], title: str = "") -> str:
+    """The same as a LaTeX table for the package booktabs, ending in a newline."""
+    lines = [
+        r"\begin{table}",
+        r"  \centering",
+        *([rf"  \caption{{{_latex_escaped(title)}, values in \%}}"] if title else []),
+        rf"  \begin{{tabular}}{{l{'r' * len(columns)}}}",
+        r"    \toprule",
+        rf"    {' & '.join(['', *map(_latex_escaped, columns)])} \\",
+        r"    \midrule",
+        *(rf"    {' & '.join(map(_latex_escaped, line))} \\" for line in _texts(rows, columns)),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _texts(rows: Sequence[Row], columns: Sequence[str]) -> list[list[str]]:
@@ -102,3 +113,7 @@ def _percent(value: float | None, *, signed: bool = False) -> str:
 
 def _escaped(text: str) -> str:
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
+
+
+def _latex_escaped(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))

@@ -4,35 +4,24 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
-from detector.config import DataConfig, LossConfig, ModelConfig, OptimConfig, ScoringConfig
 from detector.errors import ConfigError
-from runyard.entry import describe
-from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig, digest, to_dict
-from runyard.sweeps.grid import Trial, by_training, changed_fields, expand, parse_axis, with_fields
+from runyard.entry import CommonOptions, describe
+from runyard.spec import ExperimentSpec, against_recipe, changed_fields, digest, to_dict
+from runyard.sweeps.grid import Trial, by_training, expand, parse_axis, with_fields
 
 if TYPE_CHECKING:
-    from runyard.sweeps.sweep import Finish
-
-_FLAT = tyro.conf.arg(name="")
+    from runyard.reports.paper import PaperTable
 
 
 @dataclass(frozen=True)
-class SweepOptions:
+class SweepOptions(CommonOptions):
     """The command line of one table. An option of the model, the data and so on holds for all rows."""
 
-    source: Annotated[SourceConfig, _FLAT] = field(default_factory=SourceConfig)
-    runtime: Annotated[RuntimeConfig, _FLAT] = field(default_factory=RuntimeConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    scoring: ScoringConfig = field(default_factory=ScoringConfig)
-    protocol: Literal["coco", "voc"] = "coco"
     rows: tuple[str, ...] = ()
     """Which of the table's rows."""
     seeds: int = 1
@@ -42,12 +31,6 @@ class SweepOptions:
     with every combination."""
     max_concurrent: int | None = None
     """Trainings at once. None: as many as the cluster can hold."""
-    smoke: bool = False
-    """Everything made tiny, on generated images unless --data is given: it proves that all runs, no more."""
-    dry_run: bool = False
-    """Print the trials, what they need and their specs, then stop."""
-    launcher: Literal["ray", "local"] = "ray"
-    """'local' runs one trial after the other in this process with plain torch."""
 
 
 AnyOptions = TypeVar("AnyOptions", bound=SweepOptions)
@@ -84,9 +67,7 @@ def parse(
     def made(row: str) -> ExperimentSpec:
         return smoke(recipe(row)) if made_tiny else recipe(row)
 
-    base = made(rows[0])
-    shared = {f.name: getattr(base, f.name) for f in fields(options_type) if hasattr(base, f.name)}
-    default = options_type(**shared, rows=tuple(rows))
+    default = options_type.of(made(rows[0]), rows=tuple(rows))
     return tyro.cli(options_type, default=default, args=arguments, description=description), made
 
 
@@ -109,21 +90,23 @@ def build(
     specs = {
         row: replace(with_fields(recipe(row), changes), source=options.source, runtime=runtime) for row in options.rows
     }
-    return SweepCommand(sweep_name(table, options, changes), expand_options(specs, options))
+    return SweepCommand(sweep_name(table, options, changes), expand_options(specs, recipe, options))
 
 
 def changes_of(base: ExperimentSpec, options: SweepOptions) -> dict[str, Any]:
     """The fields that change results and that the command line has set, by dotted name."""
-    given = {f.name: getattr(options, f.name) for f in fields(options) if hasattr(base, f.name)}
-    return changed_fields(base, replace(base, **given))
+    return changed_fields(base, options.apply(base))
 
 
-def expand_options(specs: Mapping[str, ExperimentSpec], options: SweepOptions) -> tuple[Trial, ...]:
-    """The rows with the seeds and the axes that the options ask for."""
+def expand_options(
+    specs: Mapping[str, ExperimentSpec], recipe: Callable[[str], ExperimentSpec], options: SweepOptions
+) -> tuple[Trial, ...]:
+    """The rows with the seeds and the axes that the options ask for; their specs say how they differ from `recipe`."""
     axes = [parse_axis(text) for text in options.vary]
     if len(dict(axes)) < len(axes):
         raise ConfigError("names a field twice", field="vary", value=options.vary)
-    return expand(specs, seeds=options.seeds, axes=dict(axes))
+    trials = expand(specs, seeds=options.seeds, axes=dict(axes))
+    return tuple(replace(trial, spec=against_recipe(trial.spec, recipe(trial.row))) for trial in trials)
 
 
 def sweep_name(table: str, options: SweepOptions, changes: Mapping[str, Any]) -> str:
@@ -138,9 +121,13 @@ def run(
     command: SweepCommand,
     options: SweepOptions,
     runtime_env: dict[str, Any],
-    finish: "Finish | None" = None,
+    paper: Sequence["PaperTable"],
 ) -> None:
-    """Runs the sweep, or prints what it would run."""
+    """Runs the sweep, or prints what it would run.
+
+    Args:
+        paper: the tables that the rows reproduce.
+    """
     if options.dry_run:
         print(json.dumps(describe_sweep(command), indent=1))
         return
@@ -153,16 +140,13 @@ def run(
         smoke=options.smoke,
         runtime_env=runtime_env,
         max_concurrent=options.max_concurrent,
-        finish=finish,
+        paper=paper,
     )
 
 
 def describe_sweep(command: SweepCommand) -> dict[str, Any]:
     """What a dry run prints: each training once, with the trials that share it."""
     groups = by_training(command.trials)
-
-    def scored(trial: Trial) -> dict[str, Any]:
-        return {"label": trial.label, "id": trial.id, "scoring": to_dict(trial.spec.scoring)}
 
     return {
         "sweep": command.name,

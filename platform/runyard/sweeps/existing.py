@@ -42,7 +42,7 @@ def build(
             source=options.source if options.source.data is not None else trained.source,
             runtime=replace(options.runtime, storage=trained.runtime.storage, name=trained.runtime.name),
         )
-    trials = expand_options(specs, options)
+    trials = expand_options(specs, recipe, options)
     return SweepCommand(sweep_name(f"{table}-{trials[-1].spec.runtime.name}", options, changes), trials)
 
 

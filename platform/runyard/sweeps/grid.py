@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from detector.errors import ConfigError
-from runyard.spec import ExperimentSpec, flatten, from_dict, to_dict
-
-IDENTITY = ("model", "loss", "optim", "data", "scoring", "protocol", "seed")
-"""The parts of a spec that change results: only these can be an axis."""
+from runyard.spec import IDENTITY, ExperimentSpec, flatten, from_dict, to_dict
 
 _HASH_LENGTH_IN_IDS = 12
 
@@ -25,9 +22,11 @@ class Trial:
 
     spec: ExperimentSpec
     row: str
-    """The table's row; trials that differ only in their seed share it."""
+    """The table's row."""
+    line: str
+    """The row and what tells this trial from the others of it besides the seed: one line of a table."""
     label: str
-    """The row and what tells this trial from the others of it; unique in a sweep."""
+    """The line and the seed, where there are several; unique in a sweep."""
 
     @property
     def id(self) -> str:
@@ -63,8 +62,9 @@ def expand(
     for row, base in rows.items():
         for values in itertools.product(*axes.values()):
             cell = dict(zip(axes, values, strict=True))
-            told = [f"{name}={_text(value)}" for name, value in cell.items() if len(axes[name]) > 1]
-            trial = Trial(with_fields(base, cell), row, ", ".join([row, *told]))
+            told = {name: f"{name}={_text(value)}" for name, value in cell.items() if len(axes[name]) > 1}
+            line = ", ".join([row, *(text for name, text in told.items() if name != "seed")])
+            trial = Trial(with_fields(base, cell), row, line, ", ".join([row, *told.values()]))
             known = trials.setdefault(trial.id, trial)
             if known.row != row:
                 raise ConfigError(
@@ -105,12 +105,6 @@ def with_fields(spec: ExperimentSpec, values: Mapping[str, Any]) -> ExperimentSp
             branch = branch[parent]
         branch[leaf] = value
     return from_dict(tree)
-
-
-def changed_fields(before: ExperimentSpec, after: ExperimentSpec) -> dict[str, Any]:
-    """The fields that change results and differ, by dotted name, with their new plain values."""
-    old, new = dict(flatten(to_dict(before))), dict(flatten(to_dict(after)))
-    return {name: new[name] for name in new if name.split(".")[0] in IDENTITY and old[name] != new[name]}
 
 
 def by_training(trials: Sequence[Trial]) -> list[tuple[Trial, ...]]:

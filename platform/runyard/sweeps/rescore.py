@@ -7,10 +7,8 @@ bit on one machine; what a row costs is reading the store once and AP.
 
 # D detections, I images of a group, S survivors of a group
 
-import hashlib
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +27,7 @@ from detector.data.samples import Dataset
 from detector.data.transforms import to_original_frame
 from detector.engine import autocast_dtype
 from detector.errors import DatasetError, InputError
-from detector.evaluation.bootstrap import Interval, paired_bootstrap
-from detector.evaluation.coco_ap import coco_average_precision
-from detector.evaluation.results import DetectionTable, read_coco_results
+from detector.evaluation.results import DetectionTable
 from detector.oracle import truth_boxes
 from detector.postprocess import probability
 from detector.retinanet import RetinaNet
@@ -170,95 +166,6 @@ def score_one(
     else:
         atomic_write_json(folder.metrics, metrics)
     return metrics
-
-
-def intervals_to_baseline(
-    store_folder: Path,
-    dataset_path: Path,
-    scoring: ScoringConfig,
-    baseline_detections: Path,
-    *,
-    oracle: bool = False,
-    resamples: int = 1000,
-    seed: int = 0,
-    expect: StoreIdentity | None = None,
-) -> dict[str, Interval]:
-    """AP, AP50, AP75 and AP90 of a row minus those of a result file, with 95% intervals over the images."""
-    dataset = load_dataset(dataset_path)
-    baseline = read_coco_results(baseline_detections, dataset)
-    table = score_store(CandidateStore.open(store_folder, expect), dataset, scoring, oracle=oracle)
-    return paired_bootstrap(dataset, baseline, table, resamples=resamples, seed=seed)
-
-
-@dataclass(frozen=True)
-class HalvesChoice:
-    """The best alpha on one half of the images, and what it is worth on the other."""
-
-    chosen_on: int
-    """0 or 1, the half that the choice was made on."""
-    images: tuple[int, int]
-    """Of the half chosen on, and of the other."""
-    alpha: float
-    chosen_ap: float
-    """Of `alpha` on the half that it was chosen on: optimistic."""
-    reported_ap: float
-    """Of `alpha` on the other half."""
-    best_ap: float
-    """The best that any alpha reaches on the other half."""
-
-
-def best_alpha_on_halves(
-    store_folder: Path,
-    dataset_path: Path,
-    scoring: ScoringConfig,
-    alphas: Sequence[float] = ALPHAS,
-    *,
-    seed: int = 0,
-    expect: StoreIdentity | None = None,
-) -> list[HalvesChoice]:
-    """COCO AP with alpha chosen on one half of the images and reported on the other, in both directions.
-
-    Choosing alpha on the images that are reported, as the paper's tables invite to, overstates it. Of equal alphas the
-    first is chosen. A direction is left out where one of the halves has no ground truth.
-    """
-    store = CandidateStore.open(store_folder, expect)
-    dataset = load_dataset(dataset_path)
-    half = image_halves(dataset, seed)
-    aps: list[list[float]] = []
-    for alpha in alphas:
-        table = score_store(store, dataset, replace(scoring, confidence="alpha", alpha=alpha))
-        aps.append([_ap_on(dataset, table, np.flatnonzero(half == side)) for side in (0, 1)])
-    choices = []
-    for side in (0, 1):
-        here, there = [ap[side] for ap in aps], [ap[1 - side] for ap in aps]
-        if any(map(math.isnan, here + there)):
-            continue
-        best = int(np.argmax(here))
-        counts = (int((half == side).sum()), int((half != side).sum()))
-        choices.append(HalvesChoice(side, counts, alphas[best], here[best], there[best], max(there)))
-    return choices
-
-
-def image_halves(dataset: Dataset, seed: int) -> NDArray[np.int64]:
-    """(N,) 0 or 1: which half an image is in, by its id and the seed alone, not by its place in the file."""
-    return np.array([_digest(f"{seed} {image_id!r}") & 1 for image_id in dataset.image_ids], dtype=np.int64)
-
-
-def restrict(dataset: Dataset, table: DetectionTable, images: NDArray[np.int64]) -> tuple[Dataset, DetectionTable]:
-    """The images of ascending positions `images` alone, with their detections."""
-    position = np.full(len(dataset), -1, dtype=np.int64)
-    position[images] = np.arange(len(images))
-    chosen = table.select(position[table.image_index] >= 0)
-    return dataset.subset(images), replace(chosen, image_index=position[chosen.image_index])
-
-
-def _ap_on(dataset: Dataset, table: DetectionTable, images: NDArray[np.int64]) -> float:
-    ap = coco_average_precision(*restrict(dataset, table, images)).summary["AP"] if len(images) else None
-    return math.nan if ap is None else ap
-
-
-def _digest(text: str) -> int:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[0]
 
 
 def _rows_to_write(folder: Path, identity: StoreIdentity, rows: Sequence[ScoringRow]) -> tuple[ScoringRow, ...]:

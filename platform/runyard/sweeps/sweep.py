@@ -4,82 +4,35 @@ Trials run wherever the runner puts them and leave everything in their run folde
 refused.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from rich.console import Console
 
-from detector.data.cache import load_dataset
-from detector.data.samples import Dataset
-from detector.evaluation.results import DetectionTable, read_coco_results
 from runyard.attempt import Artifact, Launcher, only_process
 from runyard.experiment import with_smoke_data
-from runyard.layout import EvaluationFolder, RunFolder, SweepFolder, atomic_write_json
+from runyard.layout import RunFolder, SweepFolder
 from runyard.manifest import without_secrets
-from runyard.reports.tables import Row, comparison_table
-from runyard.spec import ExperimentSpec, to_dict
+from runyard.reports.paper import PaperTable
+from runyard.spec import ExperimentSpec
 from runyard.sweeps.errors import Failure, SweepError
 from runyard.sweeps.grid import Trial
 from runyard.sweeps.plan import Cell, OpenedData, Plan, make_plan
 from runyard.sweeps.progress import SweepProgress
+from runyard.sweeps.report import report
+from runyard.sweeps.results import SweepResult, TrialResult, read_metrics, write_trials
 from runyard.sweeps.tracking import SweepTracking
 from runyard.sweeps.trials import Job, keep_candidates, perform
 from runyard.tracking.journal import RunStatus
 from runyard.tracking.stores import resolve_tracking_uri
 from runyard.training.prepare import dataset_name, storage_folder
 
-COLUMNS = ("AP", "AP50", "AP75", "AP90")
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """What became of a trial."""
-
-    trial: Trial
-    """Its spec has absolute paths and the run's name in it."""
-    folder: RunFolder
-    """Of the training that it shares with the trials of the same training hash."""
-    metrics: dict[str, float] | None
-    """None where there are none."""
-    failure: Failure | None
-    """The first one, where something failed this time."""
-
-    @property
-    def evaluation(self) -> EvaluationFolder:
-        """Detections and metrics."""
-        return self.folder.evaluation(self.trial.spec.scoring_hash)
-
-    def load_detections(self) -> tuple[Dataset, DetectionTable]:
-        """The validation split and what was found in it."""
-        dataset = load_dataset(self.folder.dataset("val"))
-        return dataset, read_coco_results(self.evaluation.detections, dataset)
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """All trials of a sweep, in the order of the table."""
-
-    name: str
-    dataset: str
-    folder: SweepFolder
-    results: tuple[TrialResult, ...]
-    tracking_uri: str
-    smoke: bool
-    """Everything was made tiny: the numbers mean nothing."""
-
-    @property
-    def failures(self) -> dict[str, Failure]:
-        """By the trials' labels."""
-        return {result.trial.label: result.failure for result in self.results if result.failure is not None}
-
-
 OnState = Callable[[Job, str, str], None]
 """Told of a job, its state ('running', 'finished', 'failed') and, of a failed one, its error."""
 
 Finish = Callable[[SweepResult], Sequence[Artifact]]
-"""Makes tables and plots of a sweep, below `SweepResult.folder.results`, and returns what the sweep's run keeps."""
+"""Is told the results, and returns what the sweep's run keeps."""
 
 
 class Runner(Protocol):
@@ -99,6 +52,7 @@ def run_sweep(
     smoke: bool = False,
     runtime_env: dict[str, Any] | None = None,
     max_concurrent: int | None = None,
+    paper: Sequence[PaperTable] = (),
     finish: Finish | None = None,
     console: Console | None = None,
 ) -> SweepResult:
@@ -110,7 +64,8 @@ def run_sweep(
         smoke: generate a few images where the specs name no data.
         runtime_env: for Ray's workers, from `experiments/_bootstrap.py`.
         max_concurrent: trainings at once; None: as many as the cluster can hold.
-        finish: called when all trials have ended, whether well or not.
+        paper: the tables that the rows reproduce.
+        finish: called when all trials have ended, whether well or not; None: `report`.
 
     Raises InputError for what the user has to mend, before anything is started; SweepError, naming trials and errors,
     when all that could be done is done.
@@ -126,11 +81,12 @@ def run_sweep(
     folder = SweepFolder.of(storage, f"{name}-{dataset}")
     with only_process(folder.root, "sweep"):
         plan = make_plan(trials, data)
-        result = SweepResult(folder.root.name, dataset, folder, (), uri, smoke)
+        cells = tuple(_result(cell, None) for cell in plan.cells)
+        result = SweepResult(folder.root.name, dataset, folder, cells, smoke, tuple(paper))
         left = sum(bool(cell.jobs) for cell in plan.cells)
         console.print(f"[bold]{result.name}[/bold]: {len(trials)} trials, {left} to do", highlight=False)
         console.print(f"  folder   {folder.root}", highlight=False, soft_wrap=True)
-        _write_trials(result, plan)
+        write_trials(result)
         tracking = SweepTracking(folder, plan.cells, first.runtime.experiment, uri)
         status: RunStatus = "FAILED"
         message = ""
@@ -143,7 +99,7 @@ def run_sweep(
                 runner.stop()
                 raise
             result = replace(result, results=tuple(_result(cell, failures) for cell in plan.cells))
-            artifacts = (finish or _print_metrics)(result)
+            artifacts = finish(result) if finish else report(result, console)
             if result.failures:
                 raise SweepError(len(trials), result.failures)
             status = "FINISHED"
@@ -154,7 +110,7 @@ def run_sweep(
             message = Failure.of(error).error
             raise
         finally:
-            failed = {r.trial.id: r.failure.error for r in result.results if r.failure is not None}
+            failed = {r.id: r.failure.error for r in result.results if r.failure is not None}
             unsent = tracking.close(status, message, artifacts, failed)
             if unsent:
                 console.print(f"  {unsent} records did not reach {without_secrets(uri)}; the same command sends them")
@@ -170,38 +126,16 @@ def _run_jobs(plan: Plan, runner: Runner, console: Console) -> dict[str, Failure
     return failures
 
 
-def _result(cell: Cell, failures: Mapping[str, Failure]) -> TrialResult:
-    metrics = json.loads(cell.evaluation.metrics.read_text()) if cell.evaluation.metrics.exists() else None
-    failure = next((failures[job] for job in cell.jobs if job in failures), None)
-    if metrics is None and failure is None:
-        failure = Failure("it ended without metrics")
-    return TrialResult(cell.trial, cell.run.folder, metrics, failure)
-
-
-def _write_trials(result: SweepResult, plan: Plan) -> None:
-    """For whoever reads the sweep later: which rows there are, and where their results lie."""
-    rows = [
-        {
-            "id": cell.trial.id,
-            "row": cell.trial.row,
-            "label": cell.trial.label,
-            "seed": cell.trial.spec.seed,
-            "run": cell.run.folder.root.name,
-            "evaluation": cell.evaluation.root.relative_to(cell.run.folder.root).as_posix(),
-            "spec": to_dict(cell.trial.spec),
-        }
-        for cell in plan.cells
-    ]
-    content = {"sweep": result.name, "dataset": result.dataset, "smoke": result.smoke, "trials": rows}
-    atomic_write_json(result.folder.trials, content)
-
-
-def _print_metrics(result: SweepResult) -> list[Artifact]:
-    rows = [
-        Row(r.trial.label, {name: (r.metrics or {}).get(f"val/{name}") for name in COLUMNS}) for r in result.results
-    ]
-    Console().print(comparison_table(rows, COLUMNS, result.name))
-    return []
+def _result(cell: Cell, failures: Mapping[str, Failure] | None) -> TrialResult:
+    """With what failed, once the jobs have been done; None before."""
+    trial, metrics, failure = cell.trial, read_metrics(cell.evaluation), None
+    if failures is not None:
+        failure = next((failures[job] for job in cell.jobs if job in failures), None)
+        if metrics is None and failure is None:
+            failure = Failure("it ended without metrics")
+    return TrialResult(
+        trial.id, trial.row, trial.line, trial.label, trial.spec, cell.run.folder, cell.evaluation, metrics, failure
+    )
 
 
 def _runner(

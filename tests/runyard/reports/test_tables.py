@@ -1,6 +1,5 @@
-"""Tables: the same text on the terminal, in Markdown and in CSV."""
+"""Tables: the same text on the terminal, in Markdown and in LaTeX."""
 
-import csv
 import io
 import math
 
@@ -8,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from detector.evaluation.bootstrap import Interval
-from runyard.reports.tables import Cell, Row, Spread, cell_text, comparison_table, csv_text, markdown
+from runyard.reports.tables import Cell, Row, Spread, cell_text, comparison_table, latex, markdown
 
 ROWS = [
     Row("baseline", {"AP": 0.3586, "AP50": 0.558}),
@@ -62,13 +61,25 @@ def test_markdown() -> None:
     ]
 
 
-def test_csv_reads_back() -> None:
-    lines = list(csv.reader(io.StringIO(csv_text(ROWS, COLUMNS))))
-    assert lines[0] == ["", "AP", "AP50", "AP90"]
-    assert lines[3] == ["difference", "+1.1 [+0.2, +2.0]", "n/a", "n/a"]
+def test_latex_escapes_what_latex_would_read() -> None:
+    rows = [Row("a_b & 50% {x} \\ ~^#$", {"AP": Spread(0.369, 0.002)}), Row("gain", {"AP": Interval(0.01, 0.0, 0.02)})]
+    assert latex(rows, ["AP"], "Table_2").splitlines() == [
+        r"\begin{table}",
+        r"  \centering",
+        r"  \caption{Table\_2, values in \%}",
+        r"  \begin{tabular}{lr}",
+        r"    \toprule",
+        r"     & AP \\",
+        r"    \midrule",
+        r"    a\_b \& 50\% \{x\} \textbackslash{} \textasciitilde{}\textasciicircum{}\#\$ & 36.9 $\pm$ 0.2 \\",
+        r"    gain & +1.0 {[}+0.0, +2.0] \\",
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"\end{table}",
+    ]
 
 
 def test_without_rows_only_the_head_is_left() -> None:
-    assert csv_text([], ["AP"]) == ",AP\n"
     assert markdown([], ["AP"]).count("\n") == 2
+    assert latex([], ["AP"]).count("&") == 1
     assert comparison_table([], ["AP"]).row_count == 0

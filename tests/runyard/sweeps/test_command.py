@@ -84,7 +84,7 @@ def test_mistakes_are_named(arguments: Sequence[str], message: str) -> None:
 
 def test_a_dry_run_lists_trainings_with_the_trials_that_share_them(capsys: pytest.CaptureFixture[str]) -> None:
     options, made = command.parse(recipe, ROWS, smoke, "", command.SweepOptions, ["--dry-run", "--workers", "2"])
-    command.run(command.build("table", made, ROWS, options), options, {})
+    command.run(command.build("table", made, ROWS, options), options, {}, ())
     printed = json.loads(capsys.readouterr().out)
     assert (printed["trials"], printed["trainings"], printed["estimated_gpu_hours"]) == (3, 2, "not measured")
     assert [[t["label"] for t in g["trials"]] for g in printed["each_training"]] == [["baseline"], ["none", "0.5"]]

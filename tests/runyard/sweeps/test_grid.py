@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from detector.config import LossConfig, ModelConfig, ScoringConfig
 from detector.errors import ConfigError
-from runyard.spec import ExperimentSpec, RuntimeConfig
-from runyard.sweeps.grid import by_training, changed_fields, expand, parse_axis, with_fields
+from runyard.spec import ExperimentSpec, RuntimeConfig, changed_fields
+from runyard.sweeps.grid import by_training, expand, parse_axis, with_fields
 
 BASELINE = ExperimentSpec(recipe="baseline", model=ModelConfig(iou_head=False))
 IOU = ExperimentSpec(recipe="iou")

@@ -21,7 +21,7 @@ from detector.data.transforms import to_original_frame
 from detector.engine import TrainingEngine
 from detector.errors import CandidateStoreError, CheckpointError, ConfigError, DatasetError
 from detector.evaluation.coco_ap import coco_average_precision
-from detector.evaluation.results import DetectionTable, read_coco_results, write_coco_results
+from detector.evaluation.results import DetectionTable, read_coco_results
 from detector.optim import build_optimizer
 from detector.oracle import oracle_detections, truth_boxes
 from detector.retinanet import RetinaNet
@@ -29,11 +29,7 @@ from detector.survivors import ScoringRow, survivors
 from runyard.spec import ExperimentSpec
 from runyard.sweeps.rescore import (
     ALPHAS,
-    best_alpha_on_halves,
-    image_halves,
-    intervals_to_baseline,
     paper_rows,
-    restrict,
     score_one,
     score_store,
     store_identity,
@@ -288,70 +284,3 @@ def test_a_damaged_checkpoint_leaves_the_store(trained, tmp_path):
 def test_functions_travel_to_other_processes(trained, tmp_path):
     call = functools.partial(score_one, trained.store, trained.dataset_path, trained.spec.scoring, tmp_path / "row")
     assert pickle.loads(pickle.dumps(call))() == call()
-
-
-def test_intervals(trained, tmp_path):
-    baseline = tmp_path / "baseline.json"
-    write_coco_results(trained.direct(trained.rows[1].scoring), trained.dataset(), baseline)
-    arguments = (trained.store, trained.dataset_path)
-    same = intervals_to_baseline(*arguments, trained.rows[1].scoring, baseline, resamples=20)
-    assert (same["AP"].difference, same["AP"].low, same["AP"].high) == (0, 0, 0)
-    oracle = intervals_to_baseline(*arguments, trained.spec.scoring, baseline, oracle=True, resamples=50)
-    assert oracle["AP"].low <= oracle["AP"].difference <= oracle["AP"].high
-
-
-def test_halves_go_by_id_and_seed(trained):
-    dataset = trained.dataset()
-    halves = image_halves(dataset, 0)
-    assert set(halves.tolist()) == {0, 1}
-    assert image_halves(dataset.subset([5, 2]), 0).tolist() == halves[[5, 2]].tolist()
-    assert any(image_halves(dataset, seed).tolist() != halves.tolist() for seed in range(1, 4))
-    many = replace(dataset, image_paths=dataset.image_paths * 300, image_ids=tuple(range(2700)))
-    assert 0.46 < image_halves(many, 0).mean() < 0.54
-
-
-def test_a_half_is_scored_as_if_there_were_no_other(trained):
-    dataset, table = trained.dataset(), trained.scored(trained.spec.scoring)
-    images = np.array([1, 4, 8])
-    part, found = restrict(dataset, table, images)
-    assert part.image_ids == tuple(dataset.image_ids[i] for i in images)
-    for place, image in enumerate(images.tolist()):
-        first, second = found.select(found.image_index == place), table.select(table.image_index == image)
-        np.testing.assert_array_equal(first.boxes_xywh, second.boxes_xywh)
-    direct = detect(trained.model(), part, trained.spec.data, trained.spec.scoring, CPU, batch_size=1)
-    assert len(direct) == len(found)
-
-
-def test_the_best_alpha_of_one_half_on_the_other(trained):
-    dataset = trained.dataset()
-    half = image_halves(dataset, 3)
-    choices = best_alpha_on_halves(trained.store, trained.dataset_path, trained.spec.scoring, seed=3)
-    assert [choice.chosen_on for choice in choices] == [0, 1]
-    tables = {row.scoring.alpha: trained.scored(row.scoring) for row in trained.rows[1:12]}
-    for choice in choices:
-        here, there = np.flatnonzero(half == choice.chosen_on), np.flatnonzero(half != choice.chosen_on)
-        assert choice.images == (len(here), len(there))
-        on = [
-            {a: coco_average_precision(*restrict(dataset, t, images)).summary["AP"] for a, t in tables.items()}
-            for images in (here, there)
-        ]
-        assert choice.chosen_ap == max(on[0].values()) == on[0][choice.alpha]
-        assert choice.reported_ap == on[1][choice.alpha]
-        assert choice.best_ap == max(on[1].values()) >= choice.reported_ap
-
-
-def test_halves_without_ground_truth_are_left_out(trained, tmp_path):
-    dataset = trained.dataset()
-    half = image_halves(dataset, 0)
-    empty = np.flatnonzero(half == 1)
-    kept = np.ones(len(dataset.labels), dtype=bool)
-    counts = np.diff(dataset.offsets)
-    for image in empty:
-        kept[dataset.rows(image)] = False
-    counts[empty] = 0
-    columns = {
-        name: getattr(dataset, name)[kept] for name in ("boxes_xywh", "labels", "areas", "is_crowd", "is_difficult")
-    }
-    bare = replace(dataset, offsets=np.concatenate([[0], np.cumsum(counts)]), **columns)
-    save_dataset(bare, tmp_path / "bare.npz")
-    assert best_alpha_on_halves(trained.store, tmp_path / "bare.npz", trained.spec.scoring, (0.5,)) == []

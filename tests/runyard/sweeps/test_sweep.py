@@ -1,6 +1,5 @@
 """A sweep's bookkeeping, with work that takes no time: what is done, what is left, and what MLflow is told."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,7 +16,8 @@ from runyard.spec import ExperimentSpec
 from runyard.sweeps.errors import SweepError
 from runyard.sweeps.grid import expand
 from runyard.sweeps.plan import OpenedData, make_plan
-from runyard.sweeps.sweep import Finish, SweepResult, run_sweep
+from runyard.sweeps.results import SweepResult, load_sweep
+from runyard.sweeps.sweep import Finish, run_sweep
 from runyard.tracking.journal import Journal
 from runyard.training.errors import NonFiniteLossError
 
@@ -47,12 +47,10 @@ def test_every_trial_is_a_child_with_the_same_metrics(rows: Rows, work: object) 
     assert parent.info.status == "FINISHED"
     assert set(children) == set(rows)
     assert {run.info.status for run in children.values()} == {"FINISHED"}
-    assert {name: run.data.metrics for name, run in children.items()} == {
-        r.trial.label: r.metrics for r in result.results
-    }
+    assert {name: run.data.metrics for name, run in children.items()} == {r.label: r.metrics for r in result.results}
     assert children["0.3"].data.params["scoring.alpha"] == "0.3"
     assert children["0.3"].data.tags["row"] == "0.3"
-    assert [r.trial.row for r in result.results] == list(rows)
+    assert [r.row for r in result.results] == list(rows)
 
 
 def test_a_shared_training_is_done_once_and_scored_in_turn(rows: Rows, work) -> None:
@@ -210,7 +208,8 @@ def test_tables_hang_on_the_sweeps_run(rows: Rows, work) -> None:
 
     result = sweep(rows, finish=finish)
     run, _ = tracked(rows)
-    client = MlflowClient(result.tracking_uri)
+    storage = next(iter(rows.values())).runtime.storage
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
     assert [file.path for file in client.list_artifacts(run.info.run_id, "tables")] == ["tables/table.md"]
     assert (result.folder.results / "table.md").read_text() == "6 rows of shapes"
 
@@ -231,7 +230,8 @@ def test_one_training_is_not_evaluated_on_two_selections_of_images(rows: Rows, w
 
 def test_the_trials_are_listed_for_whoever_reads_the_sweep_later(rows: Rows, work) -> None:
     result = sweep(rows)
-    content = json.loads(result.folder.trials.read_text())
-    assert [trial["row"] for trial in content["trials"]] == list(rows)
-    first = content["trials"][0]
-    assert (result.folder.root.parents[1] / first["run"] / first["evaluation"] / "metrics.json").is_file()
+    read = load_sweep(result.folder.root)
+    assert [(trial.id, trial.row, trial.metrics) for trial in read.results] == [
+        (trial.id, trial.row, trial.metrics) for trial in result.results
+    ]
+    assert all(trial.evaluation.metrics.is_file() for trial in read.results)

@@ -1,0 +1,164 @@
+"""A sweep's table: what is averaged, what is compared with what, and what may stand beside the paper."""
+
+import csv
+import io
+import sys
+from collections.abc import Callable
+from dataclasses import astuple, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detector.data.layouts import open_dataset
+from detector.data.samples import Dataset
+from detector.errors import ConfigError
+from detector.evaluation.bootstrap import paired_bootstrap
+from runyard.layout import atomic_write_json
+from runyard.reports.paper import EvaluationSet, PaperRow, PaperTable
+from runyard.reports.tables import cell_text
+from runyard.spec import ExperimentSpec, PaperReference
+from runyard.sweeps.resampling import resampled_ap
+from runyard.sweeps.results import load_sweep
+from runyard.sweeps.tables import SweepTable, baseline_of, lines_of, make_table
+
+sys.path.insert(0, str(Path(__file__).parent))
+from finished import finished_sweep
+
+GAIN = "AP - baseline"
+
+
+@pytest.fixture(scope="session")
+def val(tiny_data: Path) -> Dataset:
+    return open_dataset(tiny_data, "val")
+
+
+@pytest.fixture
+def rows(make_tiny_spec: Callable[[Path], ExperimentSpec], tmp_path: Path) -> dict[str, tuple[ExperimentSpec, float]]:
+    spec = replace(make_tiny_spec(tmp_path), paper=PaperReference("Table 2", "bce"))
+    baseline = replace(spec, model=replace(spec.model, iou_head=False), paper=PaperReference("Table 2", "baseline"))
+    return {"baseline": (baseline, 4.0), "bce": (spec, 1.0)}
+
+
+def paper_of(images: EvaluationSet, **changes: object) -> PaperTable:
+    rows = {
+        "baseline": PaperRow("baseline", {"AP": 34.3, "AP50": 54.5, "APS": 17.2}),
+        "bce": PaperRow("BCE loss", {"AP": 35.4, "AP50": 54.1, "APS": 18.9}),
+    }
+    table = PaperTable(2, "IoU losses", images, "coco", ("AP", "AP50", "APS"), rows)
+    return replace(table, **changes)  # type: ignore[arg-type]
+
+
+def images_of(dataset: Dataset, name: str = "these very images") -> EvaluationSet:
+    return EvaluationSet(name, len(dataset), len(dataset.categories), len(dataset.labels))
+
+
+def table_of(sweep: object, paper: PaperTable | None, server: object = None) -> SweepTable:
+    return make_table(sweep, lines_of(sweep.results), paper, resampled_ap, server)  # type: ignore[attr-defined, arg-type]
+
+
+def cells(table: SweepTable, label: str) -> dict[str, str]:
+    (row,) = [row for row in table.rows if row.label.strip() == label]
+    return {column: cell_text(value) for column, value in row.cells.items()}
+
+
+def test_ours_stand_over_the_papers_with_difference_and_interval(rows, val: Dataset, tmp_path: Path) -> None:
+    sweep = finished_sweep(tmp_path, val, rows)
+    table = table_of(sweep, paper_of(images_of(val)))
+    assert [row.label.strip() for row in table.rows] == ["baseline", "paper", "bce", "paper"]
+    ours = sweep.results[1].metrics["val/AP"]
+    assert cells(table, "bce")["AP"] == f"{100 * ours:.1f}"
+    assert cell_text(table.rows[3].cells["AP"]) == f"35.4 ({round(100 * ours, 1) - 35.4:+.1f})"
+    assert cell_text(table.rows[3].cells[GAIN]) == "+1.1"
+    tables = [result.load_detections()[1] for result in sweep.results]
+    expected = paired_bootstrap(val, *tables, metrics=("AP",))["AP"]
+    assert astuple(table.rows[2].cells[GAIN]) == pytest.approx(astuple(expected), abs=1e-12)
+    assert not any("comparable" in note for note in table.notes)
+
+
+@pytest.mark.parametrize("reason", ["smoke", "settings", "images"])
+def test_what_is_not_comparable_has_no_line_of_the_papers(rows, val: Dataset, tmp_path: Path, reason: str) -> None:
+    images = images_of(val)
+    if reason == "settings":
+        spec, noise = rows["bce"]
+        rows["bce"] = (replace(spec, paper=replace(spec.paper, changed=("optim.epochs",))), noise)
+    if reason == "images":
+        images = replace(images, objects=images.objects + 1)
+    table = table_of(finished_sweep(tmp_path, val, rows, smoke=reason == "smoke"), paper_of(images))
+    kept = ["paper"] if reason == "settings" else []
+    assert [row.label.strip() for row in table.rows] == ["baseline", *kept, "bce"]
+    told = {"smoke": "a smoke run", "settings": "other settings (optim.epochs)", "images": "other images"}[reason]
+    assert any(told in note for note in table.notes)
+    assert table.title.startswith("SMOKE RUN") == (reason == "smoke")
+    lines = [line for line in csv.DictReader(io.StringIO(table.csv)) if line["line"] == "bce"]
+    assert {line["ours_minus_paper"] for line in lines} == {""}
+    assert all(told in line["not_comparable_because"] for line in lines)
+
+
+def test_test_dev_stands_beside_without_a_difference_until_the_server_has_answered(
+    rows, val: Dataset, tmp_path: Path
+) -> None:
+    test_dev = EvaluationSet("COCO test-dev", 20_288, 80, None)
+    paper = paper_of(test_dev, shown_beside=images_of(val), number=1)
+    sweep = finished_sweep(tmp_path, val, rows)
+    table = table_of(sweep, paper)
+    assert [row.label.strip() for row in table.rows[2:]] == ["bce", "paper, COCO test-dev"]
+    assert cell_text(table.rows[3].cells["AP"]) == "35.4"
+    assert all(line["ours_minus_paper"] == "" for line in csv.DictReader(io.StringIO(table.csv)))
+
+    answered = table_of(sweep, paper, {"bce": {"AP": 35.9, "AP50": 54.0}})
+    assert cell_text(answered.rows[4].cells["AP"]) == "35.9 (+0.5)"
+    assert cell_text(answered.rows[4].cells["AP50"]) == "54.0 (-0.1)"
+    assert "server" in answered.rows[4].label
+    with pytest.raises(ConfigError, match="is no row"):
+        table_of(sweep, paper, {"r51": {"AP": 35.9}})
+    with pytest.raises(ConfigError, match="must be numbers"):
+        table_of(sweep, paper, {"bce": {"AP": "35.9"}})
+
+
+def test_seeds_are_averaged_and_a_missing_one_is_told(rows, val: Dataset, tmp_path: Path) -> None:
+    sweep = finished_sweep(tmp_path, val, rows, seeds=3)
+    table = table_of(sweep, None)
+    aps = [result.metrics["val/AP"] for result in sweep.results if result.row == "bce"]
+    mean, std = 100 * np.mean(aps), 100 * np.std(aps, ddof=1)
+    assert cells(table, "bce")["AP"] == f"{mean:.1f} ± {std:.1f}"
+    assert "Mean ± standard deviation over 3 seeds." in table.notes
+    expected = np.mean([r.metrics["val/AP"] * (1 if r.row == "bce" else -1) for r in sweep.results]) * 2
+    assert table.rows[1].cells[GAIN].difference == pytest.approx(expected, abs=1e-9)
+
+    sweep.results[-1].evaluation.metrics.unlink()
+    again = table_of(load_sweep(sweep.folder.root), None)
+    assert [row.label for row in again.rows] == ["baseline", "bce (2 of 3 seeds)"]
+
+
+def test_a_baseline_is_trained_alike(rows, val: Dataset, tmp_path: Path) -> None:
+    spec, noise = rows["bce"]
+    rows["longer"] = (replace(spec, optim=replace(spec.optim, epochs=3)), noise)
+    lines = lines_of(finished_sweep(tmp_path, val, rows).results)
+    found = [baseline_of(line, lines) for line in lines]
+    assert [line and line.name for line in found] == [None, "baseline", None]
+
+
+def test_a_sweep_is_read_back_from_its_folder(rows, val: Dataset, tmp_path: Path) -> None:
+    paper = paper_of(images_of(val), shown_beside=images_of(val))
+    sweep = finished_sweep(tmp_path, val, rows, paper=(paper,), seeds=2)
+    read = load_sweep(sweep.folder.root)
+    assert read == sweep
+    assert table_of(read, read.paper[0]) == table_of(sweep, paper)
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"sweep": 1}', '{"sweep": "a", "dataset": "b", "trials": [{}]}'])
+def test_a_folder_that_is_no_sweep_is_refused(tmp_path: Path, content: str | None) -> None:
+    folder = tmp_path / "sweeps" / "a"
+    folder.mkdir(parents=True)
+    if content is not None:
+        (folder / "trials.json").write_text(content)
+    with pytest.raises(ConfigError, match="is not the folder of a sweep"):
+        load_sweep(folder)
+
+
+def test_an_unknown_metric_of_an_old_evaluation_is_not_available(rows, val: Dataset, tmp_path: Path) -> None:
+    sweep = finished_sweep(tmp_path, val, rows)
+    atomic_write_json(sweep.results[0].evaluation.metrics, {"val/AP": 0.1})
+    table = table_of(load_sweep(sweep.folder.root), None)
+    assert cells(table, "baseline")["AP50"] == "n/a"
