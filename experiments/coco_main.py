@@ -29,7 +29,7 @@ def run() -> None:
         return
     spec, options = entry.parse(table1, ("r50-iou", *TABLE1_ROWS), smoke, __doc__ or "")
     if options.dry_run:
-        entry.print_dry_run(spec)
+        entry.print_dry_run(spec, options.images_per_second)
         return
     from runyard.experiment import how_to_browse, run_experiment
 

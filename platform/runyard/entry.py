@@ -4,6 +4,7 @@ Showing the help imports no torch: whatever needs it is imported when a run real
 """
 
 import argparse
+import functools
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 import tyro
 
 from detector.config import DataConfig, LossConfig, ModelConfig, OptimConfig, ScoringConfig
-from detector.errors import InputError
+from detector.errors import ConfigError, InputError
 from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig, against_recipe, to_dict
 from runyard.training.errors import NonFiniteLossError, Terminated, TrainingError
 
@@ -38,6 +39,8 @@ class CommonOptions:
     """Everything made tiny, on generated images unless --data is given: it proves that all runs, no more."""
     dry_run: bool = False
     """Print what would run, what it needs and its spec, then stop."""
+    images_per_second: float | None = None
+    """What you have measured one GPU to train: --dry-run turns it into GPU hours."""
     launcher: Literal["ray", "local"] = "ray"
     """'local' trains in this process with plain torch, one run after the other."""
 
@@ -107,7 +110,7 @@ def main(run: Callable[[], None]) -> int:
     return 0
 
 
-def describe(spec: ExperimentSpec) -> dict[str, Any]:
+def describe(spec: ExperimentSpec, images_per_second: float | None = None) -> dict[str, Any]:
     """What a dry run prints."""
     runtime = spec.runtime
     return {
@@ -121,14 +124,38 @@ def describe(spec: ExperimentSpec) -> dict[str, Any]:
         "learning_rate": spec.optim.scaled_learning_rate,
         "training_hash": spec.training_hash,
         "scoring_hash": spec.scoring_hash,
-        "estimated_gpu_hours": "not measured",
+        "estimated_gpu_hours": estimated_gpu_hours([spec], images_per_second),
         "spec": to_dict(spec),
     }
 
 
-def print_dry_run(spec: ExperimentSpec) -> None:
+def estimated_gpu_hours(trainings: Sequence[ExperimentSpec], images_per_second: float | None) -> float | str:
+    """Hours of one GPU for all trainings, without evaluation, from a measured speed; else why there are none.
+
+    Raises ConfigError for a speed that is none, and as `open_data`.
+    """
+    if images_per_second is None:
+        return "not measured"
+    if not images_per_second > 0:
+        raise ConfigError("must be above 0", field="images_per_second", value=images_per_second)
+    if any(spec.source.data is None and spec.source.train_annotations is None for spec in trainings):
+        return "not known without --data"
+    images = sum(spec.optim.epochs * _images_an_epoch(spec.source, spec.data) for spec in trainings)
+    return round(images / images_per_second / 3600, 2)
+
+
+@functools.lru_cache
+def _images_an_epoch(source: SourceConfig, data: DataConfig) -> int:
+    from detector.data.epoch_plan import trainable_images
+    from runyard.training.prepare import open_data
+
+    train, _ = open_data(ExperimentSpec(source=source, data=data))
+    return len(trainable_images(train, data))
+
+
+def print_dry_run(spec: ExperimentSpec, images_per_second: float | None = None) -> None:
     """Prints `describe` as JSON; its `spec` is what the plain-torch launcher reads."""
-    print(json.dumps(describe(spec), indent=1))
+    print(json.dumps(describe(spec, images_per_second), indent=1))
 
 
 def _terminate(signum: int, frame: object) -> None:

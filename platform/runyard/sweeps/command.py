@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import tyro
 
 from detector.errors import ConfigError
-from runyard.entry import CommonOptions, describe
+from runyard.entry import CommonOptions, describe, estimated_gpu_hours
 from runyard.spec import ExperimentSpec, against_recipe, changed_fields, digest, to_dict
 from runyard.sweeps.grid import Trial, by_training, expand, parse_axis, with_fields
 
@@ -129,7 +129,7 @@ def run(
         paper: the tables that the rows reproduce.
     """
     if options.dry_run:
-        print(json.dumps(describe_sweep(command), indent=1))
+        print(json.dumps(describe_sweep(command, options.images_per_second), indent=1))
         return
     from runyard.sweeps.sweep import run_sweep
 
@@ -144,7 +144,7 @@ def run(
     )
 
 
-def describe_sweep(command: SweepCommand) -> dict[str, Any]:
+def describe_sweep(command: SweepCommand, images_per_second: float | None = None) -> dict[str, Any]:
     """What a dry run prints: each training once, with the trials that share it."""
     groups = by_training(command.trials)
 
@@ -152,10 +152,10 @@ def describe_sweep(command: SweepCommand) -> dict[str, Any]:
         "sweep": command.name,
         "trials": len(command.trials),
         "trainings": len(groups),
-        "estimated_gpu_hours": "not measured",
+        "estimated_gpu_hours": estimated_gpu_hours([group[0].spec for group in groups], images_per_second),
         "each_training": [
             {
-                **{key: value for key, value in describe(group[0].spec).items() if key not in ("trials", "spec")},
+                **{k: v for k, v in describe(group[0].spec, images_per_second).items() if k not in ("trials", "spec")},
                 "trials": [
                     {"label": trial.label, "id": trial.id, "scoring": vars(trial.spec.scoring)} for trial in group
                 ],

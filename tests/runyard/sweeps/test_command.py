@@ -91,6 +91,18 @@ def test_a_dry_run_lists_trainings_with_the_trials_that_share_them(capsys: pytes
     assert printed["each_training"][0]["cpus"] == 2
 
 
+def test_gpu_hours_come_from_a_measured_speed(tiny_data: Path) -> None:
+    arguments = ["--data", str(tiny_data), "--images-per-second", "0.01", "--optim.epochs", "3", "--optim.milestones"]
+    options, made = command.parse(recipe, ROWS, smoke, "", command.SweepOptions, arguments)
+    sweep = command.build("table", made, ROWS, options)
+    described = command.describe_sweep(sweep, options.images_per_second)
+    assert described["estimated_gpu_hours"] == round(2 * 3 * 21 / 0.01 / 3600, 2)
+    assert described["each_training"][0]["estimated_gpu_hours"] == round(3 * 21 / 0.01 / 3600, 2)
+    assert command.describe_sweep(sweep, None)["estimated_gpu_hours"] == "not measured"
+    with pytest.raises(ConfigError, match="must be above 0"):
+        command.describe_sweep(sweep, 0.0)
+
+
 def finished(storage: Path, spec: ExperimentSpec, *, trained: bool = True) -> Path:
     folder = RunFolder(storage / f"run-{spec.recipe}")
     atomic_write_json(folder.spec, to_dict(spec))
