@@ -4,9 +4,11 @@ import json
 import logging
 import math
 import os
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,12 @@ OBJECT_STORE_BYTES = 200_000_000
 LEAST_CPUS = 2
 """Of a cluster of our own: the demo's two workers share a single core where there is no more."""
 
+ELASTIC_START_TIMEOUT_S = 20.0
+"""How long an elastic group waits for its places before Ray counts the nodes anew; it may have counted a lost one."""
+
+RESIZE_INTERVAL_S = 60.0
+"""How often an elastic group looks whether it could be larger."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -86,6 +94,26 @@ def connect(spec: ExperimentSpec, runtime_env: dict[str, Any]) -> None:
     """
     if ray.is_initialized():
         return
+    with _signal_handlers_kept():
+        _connect(runtime_env)
+
+
+@contextmanager
+def _signal_handlers_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself: with an exit that no run is told of, then with a C++ handler that aborts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for signum, handler in earlier.items():
+            if handler is not None:  # None: it was not set by Python, which cannot set it again
+                signal.signal(signum, handler)
+
+
+def _connect(runtime_env: dict[str, Any]) -> None:
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     # Ray refuses a variable that the submission has set already, even to the same value.
@@ -172,14 +200,17 @@ def _fit(
     runtime = spec.runtime
     # Workers also wait for one another in Ray's `report`, by default for ever; the controller passes this on to them.
     os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = str(runtime.collective_timeout_s)
+    if runtime.min_workers is not None:
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(ELASTIC_START_TIMEOUT_S)
     trainer = ray.train.torch.TorchTrainer(
         work,
         train_loop_config=config,
         torch_config=ray.train.torch.TorchConfig(timeout_s=math.ceil(runtime.collective_timeout_s)),
         scaling_config=ScalingConfig(
-            num_workers=runtime.workers,
+            num_workers=runtime.workers if runtime.min_workers is None else (runtime.min_workers, runtime.workers),
             use_gpu=gpus > 0,
             resources_per_worker={"CPU": runtime.cpus_per_worker, **({"GPU": gpus} if gpus else {})},
+            elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
         ),
         run_config=RunConfig(
             name=folder.root.name,
@@ -225,17 +256,17 @@ def gpus_per_worker(spec: ExperimentSpec) -> int:
     """GPUs of one worker: what the spec says, else one where the cluster has as many as there are workers."""
     if spec.runtime.gpus_per_worker is not None:
         return spec.runtime.gpus_per_worker
-    return int(ray.cluster_resources().get("GPU", 0) >= spec.runtime.workers)
+    return int(ray.cluster_resources().get("GPU", 0) >= (spec.runtime.min_workers or spec.runtime.workers))
 
 
 def check_resources(spec: ExperimentSpec, gpus: int) -> None:
-    """ConfigError where the cluster, as it stands and without an autoscaler, is too small for the workers."""
+    """ConfigError where the cluster, as it stands and without an autoscaler, is too small for the (fewest) workers."""
     have = ray.cluster_resources()
-    runtime = spec.runtime
-    for kind, needed in (("CPU", runtime.workers * runtime.cpus_per_worker), ("GPU", runtime.workers * gpus)):
+    workers = spec.runtime.min_workers or spec.runtime.workers
+    for kind, needed in (("CPU", workers * spec.runtime.cpus_per_worker), ("GPU", workers * gpus)):
         if needed > have.get(kind, 0) and not os.environ.get("RUNYARD_AUTOSCALING"):
             raise ConfigError(
-                f"{runtime.workers} workers need {needed} {kind}, the cluster has {have.get(kind, 0):g}",
+                f"{workers} workers need {needed} {kind}, the cluster has {have.get(kind, 0):g}",
                 field="runtime.workers",
                 remedy="Ask for fewer workers, add nodes, or set RUNYARD_AUTOSCALING=1 where nodes are added on demand",
             )

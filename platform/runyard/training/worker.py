@@ -107,6 +107,7 @@ class _Loop:
         if self.step >= self.total_steps:
             return
         runtime, optim = self.spec.runtime, self.spec.optim
+        accumulation = self._micro_batches_a_step()
         loader = make_train_loader(
             self.dataset,
             self.spec.data,
@@ -117,7 +118,7 @@ class _Loop:
             batch_size=optim.batch_size,
             rank=self.context.rank,
             world_size=self.context.world_size,
-            accumulation=runtime.accumulation,
+            accumulation=accumulation,
             loader_workers=runtime.loader_workers,
             pin_memory=self.context.device.type == "cuda",
         )
@@ -126,7 +127,7 @@ class _Loop:
         throughput = _Throughput()
         for batch in loader:
             micro_batches.append(batch)
-            if len(micro_batches) < runtime.accumulation:
+            if len(micro_batches) < accumulation:
                 continue
             rate = learning_rate_at(optim, self.step, self.steps_per_epoch)
             result = self.engine.step(micro_batches, rate, stop_requested=self._stop_requested())
@@ -218,6 +219,13 @@ class _Loop:
             prune_checkpoints(self.folder)
         self.context.report({"step": float(self.step)}, target)
 
+    def _micro_batches_a_step(self) -> int:
+        """More of them where an elastic run lacks workers: the others take their images, and need no more memory."""
+        runtime = self.spec.runtime
+        if runtime.min_workers is None:
+            return runtime.accumulation
+        return -(-runtime.accumulation * runtime.workers // self.context.world_size)
+
     def _weights_are_finite(self) -> bool:
         """Waits for the device, so it is for checkpoints only; the answer is the same on every rank."""
         norms = torch._foreach_norm([t for t in self.model.state_dict().values() if t.is_floating_point()])
@@ -231,8 +239,9 @@ class _Loop:
         if values["non_finite"]:
             self._give_up(step, values)
         if self.journal is not None and self.interrupted_at_s is not None:
-            seconds = round(time.time() - self.interrupted_at_s, 1)
+            seconds = max(round(time.time() - self.interrupted_at_s, 1), 0.0)  # on another machine, with another clock
             self.journal.append("event", {"event": "restored", "first_step": step + 1, "seconds": seconds})
+            self.journal.append("metrics", {"step": step + 1, "values": {"restoration_time_s": seconds}})
             self.interrupted_at_s = None
         if self.journal is not None and (step % self.spec.runtime.log_every_steps == 0 or step + 1 == self.total_steps):
             record = {f"train/{name}": values[name] for name in ("loss", "loss_cls", "loss_box", "loss_iou")}
