@@ -94,8 +94,6 @@ class RuntimeConfig:
                 raise ConfigError(f"must be at least {least}", field=f"runtime.{name}", value=value)
         if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
             raise ConfigError("must be 1 to runtime.workers", field="runtime.min_workers", value=self.min_workers)
-        if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
-            raise ConfigError("must be 1 to runtime.workers", field="runtime.min_workers", value=self.min_workers)
         if self.collective_timeout_s <= 0:
             raise ConfigError("must be above 0", field="runtime.collective_timeout_s", value=self.collective_timeout_s)
 

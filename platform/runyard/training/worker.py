@@ -170,8 +170,8 @@ class _Loop:
         if table is None or self.journal is None:
             return None
         seconds = time.monotonic() - started
-        metrics = score_detections(dataset, table, spec.protocol)
         self._tell_of_skipped(dataset, "evaluated")
+        metrics = score_detections(dataset, table, spec.protocol)
         metrics["val/images_per_s"] = len(dataset) / seconds
         self.journal.append("metrics", {"step": self.step, "values": metrics})
         if final:
@@ -272,6 +272,11 @@ class _Loop:
     def _stop_requested(self) -> bool:
         return self.folder.stop_request.exists()
 
+    def _tell_of_skipped(self, dataset: Dataset, done: str) -> None:
+        if dataset.skipped:
+            listed = f"{self.folder.manifest.name} lists them"
+            self._warn(f"{len(dataset.skipped)} unusable images are not {done}, {len(dataset)} are left: {listed}")
+
     def _warn(self, message: str) -> None:
         """Tells the log, and the journal: a worker's log is seldom read."""
         _log.warning(message)
@@ -281,11 +286,6 @@ class _Loop:
 
 @dataclass(frozen=True)
 class _Launched:
-    def _tell_of_skipped(self, dataset: Dataset, done: str) -> None:
-        if dataset.skipped:
-            listed = f"{self.folder.manifest.name} lists them"
-            self._warn(f"{len(dataset.skipped)} unusable images are not {done}, {len(dataset)} are left: {listed}")
-
     """A step on its way, not looked at yet."""
 
     step: int
