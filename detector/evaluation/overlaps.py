@@ -16,7 +16,7 @@ from detector.data.samples import Dataset
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-_PAIRS_PER_CHUNK = 1_000_000
+_PAIRS_PER_CHUNK = 2**16  # the dozen columns of a chunk then stay in the cache of a core
 
 
 def image_of_annotation(dataset: Dataset) -> Indices:
@@ -50,15 +50,14 @@ def pairs_within_groups(detection_group: Indices, truth_group: Indices) -> Itera
 def pair_ious(detections_xywh: Floats, truth_xywh: Floats, is_crowd: NDArray[np.bool_]) -> Floats:
     """IoU of paired (P, 4) x, y, width, height boxes: (P,) in [0, 1]; against a crowd, intersection over the
     detection's area. Boxes that do not overlap, and empty ones, have 0."""
-    left_top = np.maximum(detections_xywh[:, :2], truth_xywh[:, :2])
-    right_bottom = np.minimum(
-        detections_xywh[:, :2] + detections_xywh[:, 2:], truth_xywh[:, :2] + truth_xywh[:, 2:]
-    )  # fmt: skip
-    sides = np.maximum(right_bottom - left_top, 0.0)
-    intersection = sides[:, 0] * sides[:, 1]
-    detection_area = detections_xywh[:, 2] * detections_xywh[:, 3]
-    truth_area = truth_xywh[:, 2] * truth_xywh[:, 3]
-    union = np.where(is_crowd, detection_area, detection_area + truth_area - intersection)
+    # Corner by corner: NumPy's inner loop over two of four numbers takes twice as long.
+    x, y, width, height = detections_xywh.T
+    truth_x, truth_y, truth_width, truth_height = truth_xywh.T
+    shared_width = np.maximum(np.minimum(x + width, truth_x + truth_width) - np.maximum(x, truth_x), 0.0)
+    shared_height = np.maximum(np.minimum(y + height, truth_y + truth_height) - np.maximum(y, truth_y), 0.0)
+    intersection = shared_width * shared_height
+    area = width * height
+    union = np.where(is_crowd, area, area + truth_width * truth_height - intersection)
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=intersection > 0)
 
 
