@@ -97,6 +97,14 @@ def _read_content(folder: Path) -> tuple[str, dict[str, Any]]:
     return expected, metadata
 
 
+def recorded_metadata(folder: Path) -> dict[str, Any]:
+    """The metadata of a checkpoint whose tensors nobody is going to use, so that they are not read.
+
+    They may be damaged: that is for whoever loads them to notice. CheckpointError where the metadata are.
+    """
+    return _read_content(folder)[1]
+
+
 def checkpoint_fingerprint(folder: Path) -> str:
     """64 hexadecimal digits: the SHA-256 of a checkpoint's tensors as recorded; loading checks that it holds."""
     return _read_content(folder)[0]

@@ -11,7 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from detector.checkpoint import load_checkpoint, read_metadata, save_checkpoint
+from detector.checkpoint import (
+    checkpoint_fingerprint,
+    load_checkpoint,
+    read_metadata,
+    recorded_metadata,
+    save_checkpoint,
+)
 from detector.config import OptimConfig
 from detector.errors import CheckpointError
 from detector.optim import build_optimizer
@@ -90,6 +96,17 @@ def test_weights_can_be_read_without_an_optimizer(saved: Path) -> None:
     expected = small_model()
     train_step(expected, build_optimizer(expected, OPTIMIZERS["sgd"]), 0)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+
+
+def test_recorded_metadata_are_the_same_and_need_no_tensors(saved: Path) -> None:
+    before = checkpoint_fingerprint(saved)
+    assert recorded_metadata(saved) == read_metadata(saved) == {"step": 1}
+    (saved / "tensors.safetensors").write_bytes(b"damaged")
+    assert recorded_metadata(saved) == {"step": 1}
+    assert checkpoint_fingerprint(saved) == before
+    (saved / "metadata.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+        recorded_metadata(saved)
 
 
 def test_a_checkpoint_replaces_the_one_that_stands_there_and_leaves_nothing_else(saved: Path) -> None:

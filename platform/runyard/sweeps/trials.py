@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from detector.checkpoint import read_metadata
+from detector.checkpoint import recorded_metadata
 from detector.data.cache import load_dataset
 from detector.errors import CheckpointError
 from detector.survivors import ScoringRow
@@ -86,7 +86,9 @@ def _score(job: Job) -> None:
         return
     with journaled(job.journal, job.spec) as artifacts:
         checkpoint = final_checkpoint(job.folder)
-        step = int(read_metadata(checkpoint)["step"])
+        # The weights are not used here: that the candidates are theirs is told by the recorded checksum, which every
+        # row would else compute anew from hundreds of megabytes.
+        step = int(recorded_metadata(checkpoint)["step"])
         dataset_path = job.folder.dataset("val")
         metrics = score_one(
             job.folder.candidates,
