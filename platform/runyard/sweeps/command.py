@@ -131,9 +131,10 @@ def run(
     if options.dry_run:
         print(json.dumps(describe_sweep(command, options.images_per_second), indent=1))
         return
+    from runyard.experiment import how_to_browse
     from runyard.sweeps.sweep import run_sweep
 
-    run_sweep(
+    result = run_sweep(
         command.trials,
         command.name,
         launcher=options.launcher,
@@ -142,6 +143,8 @@ def run(
         max_concurrent=options.max_concurrent,
         paper=paper,
     )
+    print(f"To print it again: runyard table {result.folder.root}")
+    print(f"To browse it: {how_to_browse(result.results[0].spec)}")
 
 
 def describe_sweep(command: SweepCommand, images_per_second: float | None = None) -> dict[str, Any]:
