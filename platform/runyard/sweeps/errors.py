@@ -37,6 +37,9 @@ class SweepError(TrainingError):
         lines += [f"  {label}: {failure.error}" for label, failure in failures.items()]
         super().__init__("\n".join(lines))
         self.failures = dict(failures)
+        labels: dict[str, list[str]] = {}
         for label, failure in failures.items():
-            if failure.details:
-                self.add_note(f"{label}:\n{failure.details}")
+            labels.setdefault(failure.details, []).append(label)
+        for details, failed in labels.items():
+            if details:
+                self.add_note(f"{', '.join(failed)}:\n{details}")

@@ -46,7 +46,7 @@ the head is the node that an autoscaler leaves alone."""
 SCORING_RESOURCES = {"CPU": 1}
 
 
-_DIED = Failure("the process that ran it died; lack of memory is the usual reason, Ray's logs may tell")
+_DIED = "the process that ran it died; lack of memory is the usual reason, Ray's logs may tell"
 
 
 class RayTuneRunner:
@@ -182,7 +182,7 @@ class _Watcher(TrialProgressCallback):
         self._ended(trial, trial.last_result.get("failure"))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._ended(trial, _DIED)
+        self._ended(trial, Failure(_DIED, trial.get_error() or ""))
         self._died |= self._jobs[trial.config["id"]].kind != "score"
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:

@@ -149,10 +149,11 @@ def _plot_alpha(sweep: SweepResult, lines: Sequence[Line], label: str) -> Path:
     panels = []
     for metric in COLUMNS:
         name = f"val/{metric}"
-        paper = next((t for t in sweep.paper if t.protocol == "coco" and metric in t.columns), None)
-        printed = {} if paper is None or sweep.smoke else {key: row.percent for key, row in paper.rows.items()}
-        values = {a: printed[line.spec.paper.row][metric] / 100 for a, line in by_alpha.items()
-                  if line.spec.paper.row in printed}  # fmt: skip
+        tables = [] if sweep.smoke else [table for table in sweep.paper if table.protocol == "coco"]
+        printed = {
+            key: row.percent[metric] / 100 for t in tables for key, row in t.rows.items() if metric in row.percent
+        }
+        values = {a: printed[line.spec.paper.row] for a, line in by_alpha.items() if line.spec.paper.row in printed}
         panels.append(
             AlphaPanel(
                 metric,
@@ -160,7 +161,7 @@ def _plot_alpha(sweep: SweepResult, lines: Sequence[Line], label: str) -> Path:
                 baseline.spread(name) if baseline else None,
                 oracle.spread(name) if oracle else None,
                 values,
-                printed["baseline"][metric] / 100 if values and "baseline" in printed else None,
+                printed.get("baseline") if values else None,
             )
         )
     return plot_alpha(panels, sweep.folder.results / "alpha.png", paper_label=label, title=sweep.name)
@@ -194,7 +195,8 @@ def _paper_gains(tables: Sequence[PaperTable], line: Line, baseline: Line) -> di
     for table in tables:
         ours, theirs = (table.rows.get(side.spec.paper.row) for side in (line, baseline))
         if table.protocol == "coco" and ours and theirs:
-            gains |= {c: (ours.percent[c] - theirs.percent[c]) / 100 for c in COLUMNS if c in table.columns}
+            both = [column for column in COLUMNS if column in ours.percent and column in theirs.percent]
+            gains |= {column: (ours.percent[column] - theirs.percent[column]) / 100 for column in both}
     return gains
 
 

@@ -22,7 +22,8 @@ from runyard.sweeps.results import SweepResult, TrialResult
 
 COLUMNS = ("AP", "AP50", "AP75", "AP90")
 """Of a table that is none of the paper's."""
-INDENT = "\N{NO-BREAK SPACE}\N{NO-BREAK SPACE}"
+_MOST_NAMES = 3
+_INDENT = "\N{NO-BREAK SPACE}\N{NO-BREAK SPACE}"
 
 ServerResults = Mapping[str, Mapping[str, float]]
 """By row: what COCO's evaluation server answered for its test-dev detections, in %, by column."""
@@ -142,18 +143,17 @@ def make_table(
         if paper and printed:
             if reason is None:
                 gained = _paper_gain(paper, line, baseline)
-                rows.append(Row(f"{INDENT}paper", {**_against(printed.percent, ours, columns), gain: gained}))
+                rows.append(Row(f"{_INDENT}paper", {**_against(printed.percent, ours, columns), gain: gained}))
             elif beside:
-                told: dict[str, Cell] = {c: f"{v:.1f}" for c, v in printed.percent.items()}
-                rows.append(
-                    Row(f"{INDENT}paper, {paper.evaluated_on.name}", {**told, gain: _paper_gain(paper, line, baseline)})
-                )
+                told: dict[str, Cell] = {column: f"{value:.1f}" for column, value in printed.percent.items()}
+                gained = _paper_gain(paper, line, baseline)
+                rows.append(Row(f"{_INDENT}paper, {paper.evaluated_on.name}", {**told, gain: gained}))
             if reason is not None:
                 reasons[reason] = None
         answered = server.get(line.spec.paper.row)
         if paper and printed and answered:
             theirs = {column: Spread(answered[column] / 100, None) for column in columns if column in answered}
-            label = f"{INDENT}ours, {paper.evaluated_on.name} (server; to the paper's)"
+            label = f"{_INDENT}ours, {paper.evaluated_on.name} (server; to the paper's)"
             rows.append(Row(label, _differences(theirs, printed.percent, columns)))
         for column in columns:
             percent = printed.percent.get(column) if printed else None
@@ -179,10 +179,15 @@ def why_not_comparable(sweep: SweepResult, line: Line, paper: PaperTable) -> str
     if sweep.smoke:
         return "a smoke run, whose numbers mean nothing"
     if line.spec.paper.changed:
-        return f"other settings ({', '.join(line.spec.paper.changed)})"
+        return f"other settings ({_few(line.spec.paper.changed)})"
     if not _is_of(line, paper.evaluated_on):
         return f"other images ({line.images[0]}: {line.images[1]:,})"
     return None
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _beside(sweep: SweepResult, line: Line, paper: PaperTable) -> bool:
