@@ -66,7 +66,7 @@ def run() -> None:
 
     sweep("demo-table2", demo_table2, DEMO_TABLE2_ROWS, TABLE2)
     spec = sweep("demo-table3", demo_table3, TABLE3_ROWS, TABLE3)
-    print(f"\nTo browse all runs: {how_to_browse(spec)}   (then open http://127.0.0.1:5000)")
+    print(f"\nTo browse all runs: {how_to_browse(spec)}")
 
 
 if __name__ == "__main__":

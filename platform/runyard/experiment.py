@@ -28,7 +28,7 @@ from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import last_status
 from runyard.tracking.mlflow_tracker import MlflowTracker, TrackedRun
 from runyard.tracking.replay import JournalReplayer, JournalUploader, remember_run, sync
-from runyard.tracking.stores import TrackingUnavailableError, resolve_tracking_uri, ui_command
+from runyard.tracking.stores import TrackingError, TrackingUnavailableError, resolve_tracking_uri, ui_command
 from runyard.training.prepare import PreparedRun, default_storage, prepare, storage_folder
 
 SMOKE_IMAGES = (32, 16, 128)
@@ -139,12 +139,22 @@ def _upload_rest(folder: RunFolder, uri: str, console: Console) -> None:
 
 
 def how_to_browse(spec: ExperimentSpec) -> str:
-    """The one command that opens the MLflow UI on the store of a prepared spec."""
-    storage, uri = storage_folder(spec), spec.runtime.tracking_uri
+    """What to type, and which page to open, to see the runs of a prepared spec in the MLflow UI."""
+    storage = storage_folder(spec)
+    uri = resolve_tracking_uri(spec.runtime.tracking_uri, storage)
+    page = ""
+    with suppress(TrackingError):
+        # MLflow 3 opens on its page for language models unless it is told otherwise.
+        number = MlflowTracker(uri, spec.runtime.experiment).experiment_id()
+        page = f"/#/experiments/{number}?workflowType=machine_learning"
+    if uri.startswith("http"):
+        return f"open {without_secrets(uri)}{page}"
     runyard = Path(sys.executable).with_name("runyard")
-    if not runyard.exists() or uri is not None:
-        return ui_command(resolve_tracking_uri(uri, storage))
-    return shlex.join([os.path.relpath(runyard), "ui", "--storage", os.path.relpath(storage)])
+    if runyard.exists() and spec.runtime.tracking_uri is None:
+        command = shlex.join([os.path.relpath(runyard), "ui", "--storage", os.path.relpath(storage)])
+    else:
+        command = ui_command(uri)
+    return f"{command}\n  and open http://127.0.0.1:5000{page}"
 
 
 def run_tags(spec: ExperimentSpec, prepared: PreparedRun) -> dict[str, str]:
