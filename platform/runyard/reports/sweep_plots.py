@@ -45,8 +45,8 @@ def plot_alpha(panels: Sequence[AlphaPanel], path: Path, *, paper_label: str, ti
             if panel.paper:
                 _curve(axis, panel.paper, _PAPER_COLOUR, paper_label, linestyle=(0, (4, 3)), marker="D", markersize=3.5)
             if panel.paper_baseline is not None:
-                level = 100 * panel.paper_baseline
-                axis.axhline(level, color=_PAPER_COLOUR, linewidth=1.0, linestyle=(0, (1, 2)), label="its baseline")
+                reference = 100 * panel.paper_baseline
+                axis.axhline(reference, color=_PAPER_COLOUR, linewidth=1.0, linestyle=(0, (1, 2)), label="its baseline")
             means = {alpha: spread.mean for alpha, spread in panel.ours.items() if spread.mean is not None}
             _curve(axis, means, PALETTE[0], "ours", marker="o", markersize=4.5)
             _deviations(axis, panel.ours)
