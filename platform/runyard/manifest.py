@@ -28,10 +28,14 @@ _SOURCE_SUFFIXES = (".py", ".yaml", ".yml", ".toml")
 _MAX_DIFF_CHARACTERS = 200_000
 _GIT_TIMEOUT_S = 20
 
-# user:password@ of a URI. A password with a '/' in it is caught too; 'host:5000/a@b' is a port and a path.
-_URI_CREDENTIALS = re.compile(r"(?i)([a-z][a-z0-9+.-]*://)(?:[^\s/@'\"]*@|[^\s/@:'\"]*:(?!\d{1,5}[/?#])[^\s@'\"]*@)+")
+# user:password@ of a URI. A password with a '/' in it is caught too; 'host:5000/a@b' is a port and a path. Every
+# repetition before the decisive character is limited: a long word would else be scanned again from each of its letters.
+_URI_CREDENTIALS = re.compile(
+    r"(?i)([a-z][a-z0-9+.-]{0,30}://)"
+    r"(?:[^\s/@'\"]{0,4096}@|[^\s/@:'\"]{0,4096}:(?!\d{1,5}[/?#])[^\s@'\"]{0,4096}@)+"
+)
 _SECRET_WORD = r"(?:password|passwd|passphrase|pwd|token|secret|api[_-]?key|access[_-]?key|credentials?)"
-_SECRET_VALUE = re.compile(rf"(?i)([\w-]*{_SECRET_WORD}[\w-]*\s*[=:]\s*)([\"']?)[^\s&\"',;]+")
+_SECRET_VALUE = re.compile(rf"(?i)({_SECRET_WORD}[\w-]{{0,64}}\s{{0,8}}[=:]\s*)([\"']?)[^\s&\"',;]+")
 _SECRET_OPTION = re.compile(rf"(?i)--?[\w.-]*{_SECRET_WORD}[\w.-]*")
 
 

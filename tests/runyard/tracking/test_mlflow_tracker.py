@@ -1,6 +1,5 @@
 """The tracker on real stores."""
 
-import math
 import time
 from pathlib import Path
 
@@ -75,33 +74,6 @@ def test_more_points_than_one_batch_may_hold(tracking_uri: str) -> None:
     run_id = tracker.open_run(RUN)
     tracker.log_metrics(run_id, [MetricValue("loss", 1.0, step, 1.0) for step in range(2500)])
     assert len(MlflowClient(tracking_uri).get_metric_history(run_id, "loss")) == 2500
-
-
-def test_odd_metrics_are_kept_under_names_and_forms_that_pass(tracking_uri: str) -> None:
-    tracker = MlflowTracker(tracking_uri, "experiment")
-    run_id = tracker.open_run(RUN)
-    values = {"AP@[.5:.95]": 0.5, "val/AP": math.nan, "loss": math.inf, "../../x": 1.0, "": 2.0}
-    tracker.log_metrics(run_id, [MetricValue(name, value, 7, 1.0) for name, value in values.items()])
-    run = MlflowClient(tracking_uri).get_run(run_id)
-    originals = {value: key.removeprefix("original_name/") for key, value in run.data.tags.items() if "name/" in key}
-    assert run.data.metrics == {originals["AP@[.5:.95]"]: 0.5, originals["../../x"]: 1.0, originals[""]: 2.0}
-    assert run.data.tags["non_finite/val/AP"] == "nan at step 7"
-    assert run.data.tags["non_finite/loss"] == "inf at step 7"
-
-
-def test_parameters_long_ones_apart_changed_ones_as_tags(tracking_uri: str) -> None:
-    tracker = MlflowTracker(tracking_uri, "experiment")
-    run_id = tracker.open_run(RUN)
-    many = {f"p{number}": number for number in range(250)}
-    tracker.log_params(run_id, {"runtime": {"workers": 2}, "classes": ["x" * 50] * 20, "many": many})
-    tracker.log_params(run_id, {"runtime": {"workers": 4}})
-    client = MlflowClient(tracking_uri)
-    run = client.get_run(run_id)
-    assert run.data.params["runtime.workers"] == "2"
-    assert run.data.tags["changed/runtime.workers"] == "4"
-    assert run.data.params["many.p249"] == "249"
-    assert "classes" not in run.data.params
-    assert [file.path for file in client.list_artifacts(run_id, "params")] == ["params/long_values.json"]
 
 
 def test_files_and_folders_as_artifacts(tracking_uri: str, tmp_path: Path) -> None:
