@@ -6,6 +6,7 @@ It stands in the metadata of every shard, as JSON.
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal, get_origin, get_type_hints
 
 from detector.config import ScoringConfig
 from detector.errors import CandidateStoreError, CheckpointError, ConfigError, DatasetError
@@ -111,14 +112,29 @@ def parse_header(text: bytes, path: Path) -> tuple[StoreHeader, int]:
         if version != SCHEMA_VERSION:
             remedy = f"This version reads {SCHEMA_VERSION}. {REMEDY}"
             raise CandidateStoreError("has an unknown schema version", file=path, value=version, remedy=remedy)
-        shards = int(content.pop("shards"))
+        shards = content.pop("shards")
         identity = StoreIdentity(**content.pop("identity"))
         rows = tuple(ScoringRow(ScoringConfig(**row["scoring"]), row["oracle"]) for row in content.pop("rows"))
-        return StoreHeader(identity=identity, rows=rows, **content), shards
+        header = StoreHeader(identity=identity, rows=rows, **content)
+        if type(shards) is not int or not all(
+            map(_has_its_types, (header, identity, *rows, *(r.scoring for r in rows)))
+        ):
+            raise TypeError("a value is of another type")
+        return header, shards
     except CandidateStoreError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CandidateStoreError(f"has a damaged header ({error})", file=path, remedy=REMEDY) from error
+
+
+def _has_its_types(part: object) -> bool:
+    """Whether numbers, flags and texts of a dataclass are such: JSON has others, and its 1 may stand for 1.0."""
+    for name, hint in get_type_hints(type(part)).items():
+        allowed = {float: (float, int), int: (int,), bool: (bool,), str: (str,)}.get(hint)
+        allowed = (str,) if get_origin(hint) is Literal else allowed
+        if allowed is not None and type(getattr(part, name)) not in allowed:
+            return False
+    return True
 
 
 def check_identity(folder: Path, found: StoreIdentity, expect: StoreIdentity | None) -> None:

@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from detector.atomic_files import sync
 from detector.candidate_header import (
     REMEDY,
     StoreHeader,
@@ -92,7 +93,7 @@ class CandidateWriter:
         if self._images:
             self._flush()
         self._writer.close()
-        _sync(self._path)
+        sync(self._path)
 
     def __enter__(self) -> "CandidateWriter":
         return self
@@ -155,11 +156,11 @@ def publish_store(folder: Path, world_size: int = 1) -> None:
     for path in unpublished.iterdir():  # left by an attempt with another number of workers
         if path.name not in shards:
             path.unlink()
-    _sync(unpublished)
+    sync(unpublished)
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(unpublished, folder)
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,11 @@ class CandidateStore:
                 text = (file.schema_arrow.metadata or {}).get(_METADATA_KEY)
                 if text is None:
                     raise CandidateStoreError("is a Parquet file, but no candidate store", file=path)
+                _check_columns(file.schema_arrow, path)
                 headers.append(parse_header(text, path))
-                images.append(file.read(columns=["image"])["image"].to_numpy().astype(np.int64))
+                column = file.read(columns=["image"])["image"]
+                _require(column.null_count == 0, "lacks the position of an image", path)
+                images.append(column.to_numpy().astype(np.int64))
         header, world_size = headers[0]
         check_identity(folder, header.identity, expect)
         missing = [rank for rank in range(world_size) if folder / _shard_name(rank, world_size) not in paths]
@@ -233,26 +237,50 @@ def _damage_reported(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (OSError, pa.ArrowException, KeyError) as error:
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:  # ValueError: a name that is no text
+        problem = (str(error).splitlines() or [type(error).__name__])[0]
         raise CandidateStoreError(
-            f"cannot be read, it may be cut off or damaged ({str(error).splitlines()[0]})", file=path, remedy=REMEDY
+            f"cannot be read, it may be cut off or damaged ({problem})", file=path, remedy=REMEDY
         ) from error
+
+
+def _check_columns(found: pa.Schema, path: Path) -> None:
+    """The metadata alone do not make a store: whoever wrote the columns may not have been us."""
+    _require(found.names == [name for name, _ in _COLUMNS], "has other columns", path)
+    for name, kind in _COLUMNS:
+        same = found.field(name).type == kind
+        if pa.types.is_list(kind) and pa.types.is_list(found.field(name).type):
+            same = found.field(name).type.value_type == kind.value_type
+        _require(same, f"has a column {name!r} of another type", path)
+
+
+def _require(holds: bool, problem: str, path: Path) -> None:
+    if not holds:
+        raise CandidateStoreError(problem, file=path, remedy=REMEDY)
 
 
 def _to_group(table: pa.Table, header: StoreHeader, path: Path) -> CandidateGroup:
     lists = table["candidates"].combine_chunks()
     values = lists.flatten()
+    _require(lists.null_count == values.null_count == 0, "lacks the candidates of an image", path)
 
     def column(name: str) -> Tensor:
-        return torch.from_numpy(values.field(name).to_numpy(zero_copy_only=False).copy())
+        _require(values.field(name).null_count == 0, f"lacks a value of {name!r}", path)
+        found = torch.from_numpy(values.field(name).to_numpy(zero_copy_only=False).copy())
+        _require(bool(found.isfinite().all()), f"holds a value of {name!r} that is not finite", path)
+        return found
 
     labels = column("label").long()
     has_oracle = any(row.oracle for row in header.rows)
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < header.num_classes:
         raise CandidateStoreError("holds a class that does not exist", file=path, remedy=REMEDY)
+    sides = [table[name] for name in ("height", "width")]
+    _require(all(side.null_count == 0 for side in sides), "lacks the size of an image", path)
+    sizes = np.stack([side.to_numpy() for side in sides], axis=1).astype(np.int64)
+    _require(bool((sizes >= 1).all()), "holds an image without area", path)
     return CandidateGroup(
         images=table["image"].to_numpy().astype(np.int64),
-        sizes=np.stack([table["height"].to_numpy(), table["width"].to_numpy()], axis=1).astype(np.int64),
+        sizes=sizes,
         counts=np.diff(lists.offsets.to_numpy()).astype(np.int64),
         pairs=Survivors(
             anchor_index=column("anchor").long(),
@@ -273,11 +301,3 @@ def _shard_name(rank: int, world_size: int) -> str:
 
 def _unpublished(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.partial")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

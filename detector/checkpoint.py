@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from detector.atomic_files import sync
 from detector.errors import CheckpointError
 
 FORMAT = 1
@@ -50,12 +51,12 @@ def save_checkpoint(
         beside.mkdir(parents=True)
         _write(beside / _TENSORS, content)
         _write(beside / _METADATA, json.dumps(described, indent=1).encode())
-        _sync(beside)
+        sync(beside)
         read_metadata(beside)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(beside, folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except BaseException as error:
         shutil.rmtree(beside, ignore_errors=True)
         if not isinstance(error, OSError):
@@ -209,11 +210,3 @@ def _free_bytes(folder: Path) -> int | str:
         return shutil.disk_usage(folder.parent).free
     except OSError:
         return "unknown"
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,13 +16,13 @@ class InputError(ValueError):
         value: object | None = None,
         remedy: str | None = None,
     ) -> None:
-        where = [_printable(str(part)) for part in (file, field) if part is not None]
+        where = [str(part) for part in (file, field) if part is not None]
         text = f"{': '.join(where)}: {problem}" if where else problem
         if value is not None:
             text += f" (found {_shorten(value)})"
         if remedy:
             text += f". {remedy}"
-        super().__init__(text)
+        super().__init__(printable(text))
         self.problem = problem
         self.file = file
         self.field = field
@@ -54,8 +54,8 @@ class ResultFileError(InputError):
     """A detections file cannot be scored against its ground truth."""
 
 
-def _printable(text: str) -> str:
-    """One line that any stream can encode: a file name may hold newlines, and bytes that are no text."""
+def printable(text: str) -> str:
+    """One line that any stream can encode: names from files may hold newlines, and bytes that are no text."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")
 
 

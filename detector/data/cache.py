@@ -5,14 +5,12 @@ The file is a NumPy archive without pickles; what is no array is JSON text withi
 
 import io
 import json
-import os
-import zipfile
 from dataclasses import fields
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 
+from detector.atomic_files import atomic_file
 from detector.data.samples import Category, Dataset, UnusableImage
 from detector.errors import DatasetError
 
@@ -33,37 +31,71 @@ def save_dataset(dataset: Dataset, path: Path) -> None:
     assert {*text, *_ARRAYS} == {field.name for field in fields(Dataset)}, "a new member of Dataset must be stored"
     content = {name: getattr(dataset, name) for name in _ARRAYS}
     content[_TEXT] = np.frombuffer(json.dumps(text).encode("ascii"), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid4().hex}.partial")
-    try:
-        with temporary.open("xb") as file:
-            np.savez(file, allow_pickle=False, **content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        np.savez(file, allow_pickle=False, **content)
 
 
 def load_dataset(path: Path) -> Dataset:
     """What `save_dataset` wrote; DatasetError where the file is missing, damaged or something else."""
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as content:
-            arrays = {name: content[name] for name in _ARRAYS}
-            text = json.loads(content[_TEXT].tobytes())
-        return Dataset(
-            name=text["name"],
-            categories=tuple(Category(id, name) for id, name in text["categories"]),
-            image_paths=tuple(map(Path, text["image_paths"])),
-            image_ids=tuple(text["image_ids"]),
-            box_convention=text["box_convention"],
-            # Files of runs from before images could be skipped lack it.
-            skipped=tuple(UnusableImage(Path(path), reason) for path, reason in text.get("skipped", ())),
-            **arrays,
-        )
+        content = path.read_bytes()
     except OSError as error:
         raise DatasetError(f"cannot be read ({error.strerror or error})", file=path) from error
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    try:
+        return _parse(content)
+    except Exception as error:
+        # Python's and NumPy's readers of archives raise what they happen to meet: NotImplementedError, zlib.error...
+        problem = str(error) or type(error).__name__
         raise DatasetError(
-            f"holds no data set ({error})", file=path, remedy="Delete it: the next start writes it again"
+            f"holds no data set ({problem})", file=path, remedy="Delete it: the next start writes it again"
         ) from error
+
+
+def _parse(content: bytes) -> Dataset:
+    with np.load(io.BytesIO(content), allow_pickle=False) as members:
+        arrays = {name: members[name] for name in _ARRAYS}
+        text = json.loads(members[_TEXT].tobytes())
+    dataset = Dataset(
+        name=text["name"],
+        categories=tuple(Category(id, name) for id, name in text["categories"]),
+        image_paths=tuple(map(Path, text["image_paths"])),
+        image_ids=tuple(text["image_ids"]),
+        box_convention=text["box_convention"],
+        # Files of runs from before images could be skipped lack it.
+        skipped=tuple(UnusableImage(Path(path), reason) for path, reason in text.get("skipped", ())),
+        **arrays,
+    )
+    _check(dataset)
+    return dataset
+
+
+def _check(dataset: Dataset) -> None:
+    """ValueError, naming the member, where a file that is whole could not have come from `save_dataset`."""
+    images, boxes = len(dataset.image_paths), len(dataset.labels)
+    for name, shape, kind in (
+        ("image_sizes", (images, 2), np.int64),
+        ("offsets", (images + 1,), np.int64),
+        ("boxes_xywh", (boxes, 4), np.float64),
+        ("labels", (boxes,), np.int64),
+        ("areas", (boxes,), np.float64),
+        ("is_crowd", (boxes,), np.bool_),
+        ("is_difficult", (boxes,), np.bool_),
+    ):
+        column = getattr(dataset, name)
+        _require(column.shape == shape and column.dtype == kind, name)
+    offsets, labels = dataset.offsets, dataset.labels
+    _require(offsets[0] == 0 and offsets[-1] == boxes and (np.diff(offsets) >= 0).all(), "offsets")
+    _require(((labels >= 0) & (labels < len(dataset.categories))).all(), "labels")
+    _require(np.isfinite(dataset.boxes_xywh).all() and (dataset.boxes_xywh[:, 2:] >= 0).all(), "boxes_xywh")
+    _require((dataset.areas >= 0).all(), "areas")
+    _require(len(dataset.image_ids) == images and {type(i) for i in dataset.image_ids} <= {int, str}, "image_ids")
+    _require(all(image.is_absolute() for image in dataset.image_paths), "image_paths")
+    _require(all((type(c.id), type(c.name)) == (int, str) for c in dataset.categories), "categories")
+    _require(dataset.box_convention in ("half_open", "inclusive"), "box_convention")
+    texts = (dataset.name, *(image.reason for image in dataset.skipped))
+    _require(all(type(text) is str for text in texts), "name or skipped")
+
+
+def _require(holds: "bool | np.bool_", name: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} is not as it was written")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.data.offenders import first_offenders, short_repr
+from detector.data.samples import LARGEST_COORDINATE_PX
 from detector.errors import DatasetError
 
 _LARGEST_ID = 2**63 - 1
@@ -93,7 +94,7 @@ class Rows:
         return np.array(values, dtype=bool)
 
     def boxes(self, key: str) -> NDArray[np.float64]:
-        """(K, 4) finite x, y, width, height; width and height of at least 0."""
+        """(K, 4) x, y, width, height up to `LARGEST_COORDINATE_PX`; width and height of at least 0."""
         values = self.column(key)
         boxes = _stack(values)
         if boxes is None:
@@ -102,6 +103,9 @@ class Rows:
         bad = np.flatnonzero(~np.isfinite(boxes).all(axis=1)).tolist()
         if bad:
             raise self.error("must be finite", bad, key)
+        bad = np.flatnonzero((abs(boxes) > LARGEST_COORDINATE_PX).any(axis=1)).tolist()
+        if bad:
+            raise self.error(f"must lie within {LARGEST_COORDINATE_PX:,.0f} px", bad, key)
         bad = np.flatnonzero((boxes[:, 2:] < 0).any(axis=1)).tolist()
         if bad:
             raise self.error("must not have a negative width or height (x, y, width, height)", bad, key)

@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+LARGEST_COORDINATE_PX = 1e9
+"""Of a ground-truth box, and its longest side: what is beyond is a slip, and areas and sums must stay finite."""
+
 
 @dataclass(frozen=True)
 class Category:

@@ -6,7 +6,6 @@ the annotation file's own ids; ours may also carry "class_score" and "iou", the 
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from itertools import chain
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.atomic_files import atomic_file
 from detector.data.offenders import first_offenders, short_repr
 from detector.data.samples import Dataset
 from detector.errors import ResultFileError
@@ -100,22 +100,15 @@ def write_coco_results(table: DetectionTable, dataset: Dataset, path: Path, *, f
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
-    """Writes `value` as JSON: beside the target first, then renamed over it, so that no half file is ever seen.
+    """Writes `value` as JSON, whole or not at all.
 
-    Folders are made; NaN is refused (ValueError), for it is not JSON. Only ASCII is written: a file name may hold bytes
+    NaN is refused (ValueError), for it is not JSON. Only ASCII is written: a file name may hold bytes
     that are no text, which UTF-8 cannot encode and JSON's escapes can.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            # dumps, not dump: only the former uses the C encoder, 5 times faster on half a million rows.
-            file.write(json.dumps(value, allow_nan=False, indent=indent))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    # dumps, not dump: only the former uses the C encoder, 5 times faster on half a million rows.
+    content = json.dumps(value, allow_nan=False, indent=indent).encode("ascii")
+    with atomic_file(path) as file:
+        file.write(content)
 
 
 def read_coco_results(path: Path, dataset: Dataset) -> DetectionTable:

@@ -7,14 +7,14 @@ one harmless file name; nothing else in the project joins such text to a path.
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote_to_bytes
-from uuid import uuid4
+
+from detector.atomic_files import atomic_file
 
 # '~' is the escape character because URLs leave it alone: '%' would be decoded by artifact servers (and '%23' is
 # refused by MLflow), '=' turns into a partition column in Parquet readers, and '_' is common in names.
@@ -23,6 +23,7 @@ _EMPTY_NAME = "~0"
 _KEPT = re.compile(r"[A-Za-z0-9._-]")
 _WINDOWS_DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)")
 _CUT_NAME = re.compile(r"~h[0-9a-f]{16}$")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_NAME_LENGTH = 120
 _HASH_LENGTH_IN_NAMES = 12
 
@@ -218,23 +219,9 @@ class SweepFolder:
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: beside it, synced, then renamed over it; missing folders are made.
-
-    A reader, or a restart after a crash, finds the old content or the new. When writing fails (disk full, quota) the
-    temporary file is removed and the OSError passed on.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{uuid4().hex}.tmp"
-    try:
-        with temporary.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    """Write a file as `atomic_file` does; OSError where there is no room or no permission."""
+    with atomic_file(path) as stream:
+        stream.write(content)
 
 
 def atomic_write_text(path: Path, text: str) -> None:
@@ -245,16 +232,9 @@ def atomic_write_text(path: Path, text: str) -> None:
 def atomic_write_json(path: Path, value: object) -> None:
     """`atomic_write_bytes` for plain values, as strict JSON: NaN and infinities, which JSON lacks, become null."""
     text = json.dumps(_strict(value), indent=2, ensure_ascii=False, allow_nan=False)
+    # Bytes of a file name that are no text: UTF-8 has no place for them, JSON's escapes have.
+    text = _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
     atomic_write_text(path, text + "\n")
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and new files in a folder survive a power loss."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _strict(value: object) -> Any:

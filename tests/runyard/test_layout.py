@@ -9,7 +9,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from runyard import layout
 from runyard.layout import RunFolder, atomic_write_json, atomic_write_text, original_name, run_name, safe_name
 
 
@@ -84,7 +83,7 @@ def test_a_failed_write_keeps_the_old_file_and_removes_the_temporary_one(
     def disk_full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(layout.os, "fsync", disk_full)
+    monkeypatch.setattr(os, "fsync", disk_full)
     with pytest.raises(OSError, match="No space left"):
         atomic_write_text(path, "bad")
     assert path.read_text() == "good"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from detector.backbones import build_backbone, load_imagenet_weights
@@ -20,7 +20,7 @@ from detector.data.fingerprint import fingerprint
 from detector.data.layouts import open_splits
 from detector.data.samples import Dataset
 from detector.errors import ConfigError
-from runyard.layout import RunFolder, atomic_write_json, run_name, safe_name
+from runyard.layout import RunFolder, atomic_write_bytes, atomic_write_json, run_name, safe_name
 from runyard.manifest import build_manifest, without_secrets
 from runyard.spec import ExperimentSpec, differences, from_dict, to_dict
 from runyard.training.data_check import check_splits, require_usable
@@ -91,7 +91,7 @@ def prepare(spec: ExperimentSpec, data: tuple[Dataset, Dataset] | None = None) -
         save_dataset(train, folder.dataset("train"))
         save_dataset(val, folder.dataset("val"))
         if weights is not None:
-            _save_weights(weights, folder.initial_weights)
+            atomic_write_bytes(folder.initial_weights, save(weights))
         atomic_write_json(folder.manifest, manifest)
         atomic_write_json(folder.spec, to_dict(spec))
     except OSError as error:
@@ -210,9 +210,3 @@ def _imagenet_weights(spec: ExperimentSpec) -> dict[str, Tensor]:
     trunk = build_backbone(spec.model.backbone)
     load_imagenet_weights(trunk, spec.model.backbone.name, spec.source.weights_file)
     return dict(trunk.state_dict())
-
-
-def _save_weights(weights: dict[str, Tensor], target: Path) -> None:
-    beside = target.with_name(f".{target.name}.partial")
-    save_file(weights, beside)
-    os.replace(beside, target)
