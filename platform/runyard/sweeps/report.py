@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -32,8 +33,17 @@ _MOST_PANELS = 4
 _MOST_BARS = 7
 
 
-def report(sweep: SweepResult, console: Console, server: ServerResults | None = None) -> list[Artifact]:
-    """Prints the tables of a sweep and writes them, with plots, below `sweep.folder.results`; returns the files.
+@dataclass(frozen=True)
+class Report:
+    """What is worth keeping of a sweep."""
+
+    artifacts: tuple[Artifact, ...] = ()
+    summary: str = ""
+    """The tables as Markdown."""
+
+
+def report(sweep: SweepResult, console: Console, server: ServerResults | None = None) -> Report:
+    """Prints the tables of a sweep and writes them, with plots, below `sweep.folder.results`.
 
     Works with whatever trials have metrics; without any it says so. The first time it resamples every evaluation, which
     takes seconds a row on thousands of images; that is kept beside the evaluations.
@@ -41,7 +51,7 @@ def report(sweep: SweepResult, console: Console, server: ServerResults | None = 
     lines = lines_of(sweep.results)
     if not lines:
         console.print(f"{sweep.name}: no trial has results yet", highlight=False)
-        return []
+        return Report()
     lines += _oracle_lines(lines)
     folder = sweep.folder.results
     written: list[Path] = []
@@ -59,6 +69,7 @@ def report(sweep: SweepResult, console: Console, server: ServerResults | None = 
         ):  # fmt: skip
             written.append(folder / f"{stem}{suffix}")
             atomic_write_text(written[-1], content)
+    summary = "\n".join(page[1:])
     halves = _halves(lines)
     for sentence in halves:
         console.print(f"  {sentence}", highlight=False, soft_wrap=True)
@@ -72,7 +83,7 @@ def report(sweep: SweepResult, console: Console, server: ServerResults | None = 
     atomic_write_text(written[-1], "\n".join(page))
     for path in (written[-1], *plots):
         console.print(f"  {path}", highlight=False, soft_wrap=True)
-    return [*((path, "results") for path in written), *((path, "plots") for path in plots)]
+    return Report((*((path, "results") for path in written), *((path, "plots") for path in plots)), summary)
 
 
 def read_server_results(path: Path) -> ServerResults:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
-from runyard.attempt import Artifact, Launcher, only_process
+from runyard.attempt import Launcher, only_process
 from runyard.experiment import with_smoke_data
 from runyard.layout import RunFolder, SweepFolder
 from runyard.manifest import without_secrets
@@ -20,7 +20,7 @@ from runyard.sweeps.errors import Failure, SweepError
 from runyard.sweeps.grid import Trial
 from runyard.sweeps.plan import Cell, OpenedData, Plan, make_plan
 from runyard.sweeps.progress import SweepProgress
-from runyard.sweeps.report import report
+from runyard.sweeps.report import Report, report
 from runyard.sweeps.results import SweepResult, TrialResult, read_metrics, write_trials
 from runyard.sweeps.tracking import SweepTracking
 from runyard.sweeps.trials import Job, keep_candidates, perform
@@ -31,7 +31,7 @@ from runyard.training.prepare import dataset_name, storage_folder
 OnState = Callable[[Job, str, str], None]
 """Told of a job, its state ('running', 'finished', 'failed') and, of a failed one, its error."""
 
-Finish = Callable[[SweepResult], Sequence[Artifact]]
+Finish = Callable[[SweepResult], Report]
 """Is told the results, and returns what the sweep's run keeps."""
 
 
@@ -90,7 +90,7 @@ def run_sweep(
         tracking = SweepTracking(folder, plan.cells, first.runtime.experiment, uri)
         status: RunStatus = "FAILED"
         message = ""
-        artifacts: Sequence[Artifact] = ()
+        found = Report()
         try:
             runner = _runner(launcher, plan, folder, runtime_env or {}, max_concurrent)
             try:
@@ -99,7 +99,7 @@ def run_sweep(
                 runner.stop()
                 raise
             result = replace(result, results=tuple(_result(cell, failures) for cell in plan.cells))
-            artifacts = finish(result) if finish else report(result, console)
+            found = finish(result) if finish else report(result, console)
             if result.failures:
                 raise SweepError(len(trials), result.failures)
             status = "FINISHED"
@@ -111,7 +111,7 @@ def run_sweep(
             raise
         finally:
             failed = {r.id: r.failure.error for r in result.results if r.failure is not None}
-            unsent = tracking.close(status, message, artifacts, failed)
+            unsent = tracking.close(status, message, found, failed)
             if unsent:
                 console.print(f"  {unsent} records did not reach {without_secrets(uri)}; the same command sends them")
     return result

@@ -8,17 +8,20 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from runyard.attempt import Artifact, close_journal
+from runyard.attempt import close_journal
 from runyard.experiment import run_tags
 from runyard.layout import RunFolder, SweepFolder
 from runyard.spec import to_dict
 from runyard.sweeps.plan import Cell
+from runyard.sweeps.report import Report
 from runyard.tracking.journal import Journal, JournalError, RunStatus, last_status
 from runyard.tracking.mlflow_tracker import MlflowTracker, TrackedRun
 from runyard.tracking.replay import JournalReplayer, JournalUploader, remember_run
 from runyard.tracking.stores import TrackingUnavailableError
 
 REPLAY_TIMEOUT_S = 60.0
+_DESCRIPTION_TAG = "mlflow.note.content"
+_MAX_DESCRIPTION_LENGTH = 4500
 _NO_WORD = "its process ended without saying how"
 
 
@@ -48,18 +51,29 @@ class SweepTracking:
             remember_run(RunFolder(cell.journal.parent), experiment, run)
             self._replayers.append(JournalReplayer(cell.journal, tracker, run))
 
-    def close(self, status: RunStatus, message: str, artifacts: Sequence[Artifact], errors: Mapping[str, str]) -> int:
+    def close(self, status: RunStatus, message: str, found: Report, errors: Mapping[str, str]) -> int:
         """Says how the sweep and its trials ended, and uploads the rest; the number of records that did not get there.
 
         Args:
+            found: its tables become the description of the sweep's run.
             errors: of failed trials, by trial id.
         """
         for cell in self._cells:
             _mend_status(cell, "KILLED" if status == "KILLED" else "FAILED", errors.get(cell.trial.id))
-        close_journal(self._journal, status, message, artifacts)
+        if found.summary:
+            with Journal(self._journal) as journal:
+                journal.append("tag", {"key": _DESCRIPTION_TAG, "value": _cut(found.summary)})
+        close_journal(self._journal, status, message, found.artifacts)
         deadline_s = time.monotonic() + REPLAY_TIMEOUT_S
         # The sweep's own run comes last, so that it never looks finished before its trials.
         return sum(replayer.close(max(deadline_s - time.monotonic(), 1.0)) for replayer in reversed(self._replayers))
+
+
+def _cut(text: str) -> str:
+    """Whole lines of a text that is too long for a tag."""
+    if len(text) <= _MAX_DESCRIPTION_LENGTH:
+        return text
+    return text[:_MAX_DESCRIPTION_LENGTH].rpartition("\n")[0] + "\n\nThe rest is in results/report.md."
 
 
 def _child(sweep: str, cell: Cell) -> TrackedRun:

@@ -53,6 +53,7 @@ IDENTITY_TAG = "runyard.run_id"
 _JOURNAL_TAG = "runyard.journal"
 _NO_JOURNAL_YET = "none"
 _PARENT_TAG = "mlflow.parentRunId"
+_MESSAGE_TAG = "status_message"
 _METRICS_A_BATCH = 800
 _PARAMS_OR_TAGS_A_BATCH = 100
 _MAX_TAG_LENGTH = 5000
@@ -218,14 +219,17 @@ class MlflowTracker:
                 raise OSError(f"the artifact store failed with {type(error).__name__}: {error}") from error
 
     def set_status(self, run_id: str, status: RunStatus, message: str = "", time_s: float | None = None) -> None:
-        """RUNNING, or how the run has ended, with a message as a tag."""
+        """RUNNING, or how the run has ended, with a message as a tag; an earlier message goes."""
         with self._translated():
             if status == "RUNNING":
                 self._open_client().update_run(run_id, status=status)
             else:
                 self._open_client().set_terminated(run_id, status, _milliseconds(time_s or time.time()))
         if message:
-            self.set_tags(run_id, {"status_message": without_secrets(message)})
+            self.set_tags(run_id, {_MESSAGE_TAG: without_secrets(message)})
+        elif _MESSAGE_TAG in self.get_tags(run_id):
+            with self._translated():
+                self._open_client().delete_tag(run_id, _MESSAGE_TAG)
 
     def require_active(self, run_id: str) -> None:
         """Raise TrackingRefusedError where somebody has deleted the run."""

@@ -1,12 +1,8 @@
-"""Sweeps on real Ray clusters: trainings with their own workers, killed drivers and trials, every slot of a cluster."""
+"""Sweeps on real Ray clusters: trainings with their own workers, scorings beside them, every slot of a cluster."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +16,6 @@ from runyard.sweeps.errors import SweepError
 from runyard.sweeps.grid import expand
 from runyard.sweeps.sweep import run_sweep
 from runyard.sweeps.trials import Job
-from runyard.tracking.journal import last_status, read
 
 # Whole sweeps on a real cluster, minutes each: run on request.
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -72,104 +67,6 @@ def directly_evaluated(folder: RunFolder, spec: ExperimentSpec) -> dict[str, flo
     metrics = train(spec, folder, LocalContext(use_gpu=False))
     assert metrics is not None
     return metrics
-
-
-def smoke_command(storage: Path, seeds: int) -> list[str]:
-    script = ROOT / "experiments" / "ablate_iou_loss.py"
-    rows = ["--rows", "baseline", "bce", "--seeds", str(seeds)]
-    return [sys.executable, str(script), "--smoke", *rows, "--storage", str(storage), "--optim.epochs", "6"]
-
-
-def started(folder: RunFolder) -> int:
-    """How many attempts have been made at a run."""
-    return sum(record.kind == "event" and record.payload["event"] == "start" for record in read(folder.journal))
-
-
-def run_folders(storage: Path) -> list[RunFolder]:
-    return [RunFolder(path) for path in storage.glob("smoke-ablation-*")]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_F3_a_killed_driver_leaves_six_runs_of_which_the_same_command_finishes_the_rest(tmp_path: Path) -> None:
-    driver = subprocess.Popen(smoke_command(tmp_path, seeds=3), cwd=tmp_path)
-    deadline_s = time.monotonic() + 500
-    while time.monotonic() < deadline_s and driver.poll() is None:
-        folders = run_folders(tmp_path)
-        finished = [folder for folder in folders if folder.evaluations()]
-        if len(finished) >= 2 and any(folder.checkpoints() for folder in folders if not folder.evaluations()):
-            break
-        time.sleep(0.2)
-    driver.send_signal(signal.SIGKILL)
-    assert driver.wait() == -signal.SIGKILL
-    finished = [folder for folder in run_folders(tmp_path) if last_status(folder.journal) == "FINISHED"]
-    interrupted = [folder for folder in run_folders(tmp_path) if last_status(folder.journal) == "RUNNING"]
-    assert len(finished) >= 1
-    assert interrupted
-    before = {folder.root: folder.evaluations()[0].metrics.stat().st_mtime_ns for folder in finished}
-
-    began_s = time.monotonic()
-    assert subprocess.run(smoke_command(tmp_path, seeds=3), cwd=tmp_path).returncode == 0
-    print(f"continued in {time.monotonic() - began_s:.0f} s, {len(finished)} of 6 finished before")
-    folders = run_folders(tmp_path)
-    assert len(folders) == 6
-    assert all(len(folder.evaluations()) == 1 for folder in folders)
-    assert {folder.root: folder.evaluations()[0].metrics.stat().st_mtime_ns for folder in finished} == before
-    assert all(started(folder) == 1 for folder in finished)
-    assert tracked_statuses(tmp_path) == Counter({"FINISHED": 7})
-    resumed = [folder for folder in interrupted if last_start(folder) > 0]
-    assert resumed, "an interrupted training goes on from its last checkpoint"
-
-    before = {folder.root: started(folder) for folder in folders}
-    assert subprocess.run(smoke_command(tmp_path, seeds=4), cwd=tmp_path).returncode == 0
-    assert len(run_folders(tmp_path)) == 8
-    assert {folder.root: started(folder) for folder in folders} == before
-    assert tracked_statuses(tmp_path) == Counter({"FINISHED": 9})
-
-
-def last_start(folder: RunFolder) -> int:
-    starts = [r.payload["start_step"] for r in read(folder.journal) if r.payload.get("event") == "start"]
-    return int(starts[-1])
-
-
-def tracked_statuses(storage: Path) -> Counter[str]:
-    """Of the sweep's run and of its children, which must have different names."""
-    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
-    runs = client.search_runs([client.get_experiment_by_name("runyard").experiment_id])
-    assert max(Counter(run.data.tags.get("trial") for run in runs).values()) == 1
-    return Counter(run.info.status for run in runs)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_killed_trial_gives_its_places_back(rows: dict[str, ExperimentSpec], tmp_path: Path) -> None:
-    driver = subprocess.Popen(
-        [sys.executable, str(ROOT / "experiments" / "ablate_iou_loss.py"), "--smoke", "--rows", "baseline", "bce",
-         "--workers", "2", "--storage", str(tmp_path), "--optim.epochs", "12"],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    deadline_s = time.monotonic() + 200
-    while time.monotonic() < deadline_s and not any(folder.checkpoints() for folder in run_folders(tmp_path)):
-        time.sleep(0.2)
-    (trial,) = processes_below(driver.pid, "ray::ImplicitFunc")
-    os.kill(trial, signal.SIGKILL)
-    _, errors = driver.communicate(timeout=300)
-    assert driver.returncode == 1
-    assert "1 of 2 trials failed" in errors
-    assert Counter(last_status(folder.journal) for folder in run_folders(tmp_path)) == {"FAILED": 1, "FINISHED": 1}
-
-
-def processes_below(pid: int, name: str) -> list[int]:
-    """Children, and theirs, whose command begins with a name."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    found: list[int] = []
-    family = {pid}
-    for line in sorted(listed.splitlines(), key=lambda line: int(line.split()[0])):
-        child, parent, command = line.split(maxsplit=2)
-        if int(parent) in family:
-            family.add(int(child))
-            found += [int(child)] * command.startswith(name)
-    return found
 
 
 SECONDS_A_JOB = 6.0

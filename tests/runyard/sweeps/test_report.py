@@ -18,7 +18,7 @@ from detector.errors import ConfigError
 from runyard import cli
 from runyard.reports.paper import EvaluationSet, PaperRow, PaperTable
 from runyard.spec import ExperimentSpec, PaperReference
-from runyard.sweeps.report import read_server_results, report
+from runyard.sweeps.report import Report, read_server_results, report
 from runyard.sweeps.results import SweepResult
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -43,7 +43,8 @@ def sweep(make_tiny_spec: Callable[[Path], ExperimentSpec], tiny_data: Path, tmp
 
 
 def test_everything_is_written_and_says_the_same(sweep: SweepResult, capsys: pytest.CaptureFixture[str]) -> None:
-    artifacts = report(sweep, Console(width=60))
+    made = report(sweep, Console(width=60))
+    artifacts = made.artifacts
     out = capsys.readouterr().out
     files = {path.name: folder for path, folder in artifacts}
     assert files == {
@@ -55,6 +56,7 @@ def test_everything_is_written_and_says_the_same(sweep: SweepResult, capsys: pyt
     page = (sweep.folder.results / "report.md").read_text()
     for text in (out, page, *((sweep.folder.results / f"table3{suffix}").read_text() for suffix in (".md", ".tex"))):
         assert ap in text
+    assert made.summary in page
     assert "…" not in out  # nothing is cut off on a narrow terminal
     assert "Best alpha on one half of the images" in page
     assert "0.5, with AP" in page
@@ -80,7 +82,7 @@ def test_the_command_makes_it_again(sweep: SweepResult, capsys: pytest.CaptureFi
 
 def test_a_sweep_without_results_says_so(sweep: SweepResult, capsys: pytest.CaptureFixture[str]) -> None:
     bare = replace(sweep, results=tuple(replace(result, metrics=None) for result in sweep.results))
-    assert report(bare, Console(width=200)) == []
+    assert report(bare, Console(width=200)) == Report()
     assert "no trial has results yet" in capsys.readouterr().out
 
 

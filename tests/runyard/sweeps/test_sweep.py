@@ -10,12 +10,13 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from detector.errors import ConfigError, DatasetError
-from runyard.attempt import Artifact, journaled, only_process
+from runyard.attempt import journaled, only_process
 from runyard.layout import RunFolder, SweepFolder, atomic_write_json
 from runyard.spec import ExperimentSpec
 from runyard.sweeps.errors import SweepError
 from runyard.sweeps.grid import expand
 from runyard.sweeps.plan import OpenedData, make_plan
+from runyard.sweeps.report import Report
 from runyard.sweeps.results import SweepResult, load_sweep
 from runyard.sweeps.sweep import Finish, run_sweep
 from runyard.tracking.journal import Journal
@@ -25,7 +26,7 @@ Rows = Mapping[str, ExperimentSpec]
 
 
 def sweep(rows: Rows, *, finish: Finish | None = None, seeds: int = 1) -> SweepResult:
-    return run_sweep(expand(rows, seeds=seeds), "table", launcher="local", finish=finish or (lambda result: []))
+    return run_sweep(expand(rows, seeds=seeds), "table", launcher="local", finish=finish or (lambda result: Report()))
 
 
 def tracked(rows: Rows) -> tuple[Run, dict[str, Run]]:
@@ -200,11 +201,11 @@ def finish_run(folder: RunFolder, spec: ExperimentSpec, metrics: dict[str, float
 
 
 def test_tables_hang_on_the_sweeps_run(rows: Rows, work) -> None:
-    def finish(result: SweepResult) -> list[Artifact]:
+    def finish(result: SweepResult) -> Report:
         path = result.folder.results / "table.md"
         path.parent.mkdir(parents=True)
         path.write_text(f"{len(result.results)} rows of {result.dataset}")
-        return [(path, "tables")]
+        return Report(((path, "tables"),), "| AP |\n" * 2000)
 
     result = sweep(rows, finish=finish)
     run, _ = tracked(rows)
@@ -212,6 +213,9 @@ def test_tables_hang_on_the_sweeps_run(rows: Rows, work) -> None:
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
     assert [file.path for file in client.list_artifacts(run.info.run_id, "tables")] == ["tables/table.md"]
     assert (result.folder.results / "table.md").read_text() == "6 rows of shapes"
+    description = run.data.tags["mlflow.note.content"]
+    assert description.startswith("| AP |\n| AP |\n")
+    assert description.endswith("| AP |\n\nThe rest is in results/report.md.")
 
 
 def test_a_mistake_of_the_user_starts_nothing(rows: Rows, work, tmp_path: Path) -> None:

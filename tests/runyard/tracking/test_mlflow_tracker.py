@@ -102,7 +102,9 @@ def test_the_final_status_is_true_and_can_be_taken_back(tracking_uri: str, statu
     assert (run.info.status, run.info.end_time) == (status, 5000)
     assert run.data.tags["status_message"] == "at http://host"
     tracker.set_status(run_id, "RUNNING")
-    assert client.get_run(run_id).info.status == "RUNNING"
+    run = client.get_run(run_id)
+    assert run.info.status == "RUNNING"
+    assert "status_message" not in run.data.tags
 
 
 def test_a_deleted_experiment_is_a_clear_error(tracking_uri: str) -> None:
