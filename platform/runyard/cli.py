@@ -1,4 +1,4 @@
-"""The `runyard` command: score result files, check data, print tables, browse and upload results.
+"""The `runyard` command: detect objects, score result files, check data, print tables, browse and upload results.
 
 Showing help imports no torch.
 """
@@ -49,6 +49,31 @@ class Evaluate:
             json_out=self.json,
         )
         print(render_report(report))
+
+
+@dataclass(frozen=True)
+class Detect:
+    """Write a finished run's detections on any images as a plain COCO result file, test-dev's for the server too."""
+
+    run_folder: tyro.conf.Positional[Path]
+    annotations: Path
+    """COCO JSON with 'images' and 'categories'; annotations are not needed (image_info_test-dev2017.json)."""
+    images: Path
+    """Folder of the images."""
+    out: Path
+    """The result file."""
+    alpha: float | None = None
+    """None: ranked as the run was evaluated."""
+    batch_size: int = 8
+
+    def run(self) -> None:
+        """Detects and says how much."""
+        from runyard.detect import detect_images
+
+        images, detections = detect_images(
+            self.run_folder, self.annotations, self.images, self.out, alpha=self.alpha, batch_size=self.batch_size
+        )
+        print(f"{self.out}: {detections:,} detections in {images:,} images")
 
 
 @dataclass(frozen=True)
@@ -128,6 +153,7 @@ class Ui:
 
 Command = (
     Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Detect, tyro.conf.subcommand("detect")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Table, tyro.conf.subcommand("table")]
     | Annotated[Sync, tyro.conf.subcommand("sync")]
