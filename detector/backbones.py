@@ -7,6 +7,7 @@ its 3x3 convolution, as in torchvision and in the paper's code.
 import math
 import warnings
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlparse
@@ -161,7 +162,7 @@ def _download(url: str, file: Path) -> None:
             pass
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(file), hash_prefix=digest, progress=False)  # moves it in when complete
-    except (OSError, RuntimeError) as error:  # no network, no room; or not the expected SHA-256
+    except (OSError, RuntimeError, HTTPException) as error:  # no network, no room; not the expected SHA-256; no HTTP
         raise CheckpointError(
             f"ImageNet weights cannot be downloaded from {url}: {error}",
             file=file,

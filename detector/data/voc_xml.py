@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from detector.data.offenders import short_repr
+from detector.data.samples import LARGEST_COORDINATE_PX
 from detector.errors import DatasetError
 
 MAX_BYTES = 64 * 2**20
@@ -97,6 +98,8 @@ def _object(path: Path, number: int, element: Any) -> VocObject:
         raise DatasetError(
             "needs a <bndbox> with four finite numbers xmin, ymin, xmax, ymax", file=path, field=where, value=texts
         )
+    if max(map(abs, corners)) > LARGEST_COORDINATE_PX:
+        raise DatasetError(f"must lie within {LARGEST_COORDINATE_PX:,.0f} px", file=path, field=where, value=texts)
     x_min, y_min, x_max, y_max = corners
     if x_max < x_min or y_max < y_min:
         raise DatasetError("has swapped corners: xmax < xmin or ymax < ymin", file=path, field=where, value=texts)

@@ -4,6 +4,7 @@ from rich.console import Console
 
 from detector.data.health import count_contents
 from detector.data.samples import Dataset
+from detector.errors import printable
 from runyard.spec import ExperimentSpec
 from runyard.training.data_check import CheckedSplit, check_splits, require_usable
 from runyard.training.prepare import open_unchecked, storage_folder
@@ -28,7 +29,7 @@ def check_data(spec: ExperimentSpec, console: Console | None = None) -> None:
 def _contents(opened: Dataset, split: CheckedSplit, min_side_px: int) -> list[str]:
     contents = count_contents(opened, min_side_px)
     return [
-        f"{opened.name} ({split.what}): {contents.images} images, {contents.boxes} boxes, "
+        f"{printable(opened.name)} ({split.what}): {contents.images} images, {contents.boxes} boxes, "
         f"classes {', '.join(map(repr, opened.class_names))}",
         f"  crowds {contents.crowds}, difficult {contents.difficult}",
         f"  images without boxes {contents.images_without_boxes}, with a side below {min_side_px} px "

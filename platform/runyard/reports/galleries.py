@@ -24,6 +24,7 @@ _CAPTION = 26
 _HEADER = 40
 _HEADER_WIDTH = 480
 _DASH = 9
+_OUTSIDE = 10  # pixels, more than any line is wide
 # Bright ones first: they stand out on photographs, and colour-blind readers can tell them apart (Okabe and Ito).
 _CLASS_COLOURS = ("#E69F00", "#56B4E9", "#F0E442", "#D55E00", "#CC79A7", "#00B386")
 _CROWD_COLOUR = "#9E9E9E"
@@ -109,25 +110,28 @@ def _draw_tile(dataset: Dataset, table: DetectionTable, index: int, shown: NDArr
     canvas = ImageDraw.Draw(tile)
     rows = dataset.rows(index)
     for box, label, crowd in zip(dataset.boxes_xywh[rows], dataset.labels[rows], dataset.is_crowd[rows], strict=True):
-        corners = _corners(box, scale)
+        corners = _corners(box, scale, size)
         colour = _CROWD_COLOUR if crowd else class_colour(int(label))
         canvas.rectangle(corners, outline="black", width=3)
         _dashed_rectangle(canvas, corners, colour)
     # The best come last, on top; a dark rim keeps every colour visible on every photograph.
     for row in shown[::-1]:
-        left, top, right, bottom = _corners(table.boxes_xywh[row], scale)
+        left, top, right, bottom = _corners(table.boxes_xywh[row], scale, size)
         canvas.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="black", width=5)
         canvas.rectangle((left, top, right, bottom), outline=class_colour(int(table.labels[row])), width=3)
     for row in shown[::-1]:
         label = int(table.labels[row])
         text = f"{dataset.class_names[label]} {table.scores[row]:.2f}"
-        _draw_chip(canvas, tile.size, _corners(table.boxes_xywh[row], scale), text, class_colour(label))
+        _draw_chip(canvas, tile.size, _corners(table.boxes_xywh[row], scale, size), text, class_colour(label))
     return tile
 
 
-def _corners(box_xywh: NDArray[np.float64], scale: float) -> tuple[float, float, float, float]:
+def _corners(box_xywh: NDArray[np.float64], scale: float, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """In the tile's pixels, `size` of them; a side outside them lies just outside: long lines take long to draw."""
     x, y, width, height = (float(value) * scale for value in box_xywh)
-    return x, y, x + max(width, 1.0), y + max(height, 1.0)
+    corners = (x, y, x + max(width, 1.0), y + max(height, 1.0))
+    left, top, right, bottom = np.clip(corners, -_OUTSIDE, np.array([*size, *size]) + _OUTSIDE).tolist()
+    return left, top, right, bottom
 
 
 def _dashed_rectangle(canvas: ImageDraw.ImageDraw, corners: tuple[float, float, float, float], colour: str) -> None:

@@ -140,6 +140,7 @@ def test_parts_of_an_object_are_no_objects(tmp_path: Path) -> None:
         (("cat", (1, 9, 5, 5), 0), r"object 2 \('cat'\): has swapped corners"),
         (("cat", ("nan", 1, 5, 5), 0), r"object 2 \('cat'\): needs a <bndbox> with four finite numbers"),
         (("cat", (1, 1, "1e999", 5), 0), r"object 2 \('cat'\): needs a <bndbox>"),
+        (("cat", (1, 1, 1e10, 5), 0), r"object 2 \('cat'\): must lie within 1,000,000,000 px"),
         (("cat", (1, 1, "", 5), 0), r"object 2 \('cat'\): needs a <bndbox>"),
         (("cat", (1, 1, "five", 5), 0), r"object 2 \('cat'\): needs a <bndbox>"),
         (("", (1, 1, 5, 5), 0), "object 2: has no name"),
