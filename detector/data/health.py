@@ -1,6 +1,7 @@
 """Looking at a data set before hours are spent on it: which images cannot be used, and what the boxes are like.
 
-N images, K ground-truth boxes. A core checks about 650 photographs of COCO a second (640 x 480 px, 180 kB).
+N images, K ground-truth boxes. A second of CPU time checks 680 photographs of COCO (663 to 694 in ten repetitions over
+the 89 of a slice of COCO, 163 kB each, on an AMD EPYC core): train2017 and val2017 together take three minutes of one.
 """
 
 import os

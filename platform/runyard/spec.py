@@ -8,6 +8,7 @@ numbers. Workers, devices, paths and tracking are in neither. Imports no torch.
 import dataclasses
 import hashlib
 import json
+import sys
 import types
 import typing
 from dataclasses import dataclass, field
@@ -234,6 +235,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > sys.float_info.max:  # JSON's integers have no limit
+            raise ConfigError("is too large for a number", field=where, value=value)
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ConfigError(f"must be of type {hint.__name__}", field=where, value=value)

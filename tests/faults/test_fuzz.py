@@ -1,7 +1,7 @@
 """Files changed at random: nothing but the project's own errors comes out, in little time and memory.
 
-`fuzzing.py` says what is changed and how. The slow run tries 133,000 inputs: 36,000 COCO files, VOC files and candidate
-stores each, and 5,000 of each other kind. On two shared cores (2026-11-22) it took 6 minutes.
+`fuzz/run.py` does it, `fuzz/kinds.py` and `fuzz/mutations.py` say to what and how. The slow run tries 133,000 inputs:
+36,000 each of COCO files, VOC files and candidate stores, and 5,000 of each other kind.
 """
 
 import json
@@ -15,11 +15,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ANNOTATIONS_AND_CANDIDATES = ("coco", "voc", "candidates")
+RUN = ROOT / "tests/faults/fuzz/run.py"
 OTHERS = ("checkpoint", "columns", "results", "spec", "pixels")
 
 
 def fuzz(kinds: tuple[str, ...], count: int, seed: int = 0) -> dict[str, Any]:
-    command = [sys.executable, str(ROOT / "tests/faults/fuzzing.py"), "--count", str(count), "--seed", str(seed)]
+    command = [sys.executable, str(RUN), "--count", str(count), "--seed", str(seed)]
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}"}
     done = subprocess.run([*command, "--only", *kinds], env=environment, capture_output=True, text=True)
     assert done.stdout, f"ended with status {done.returncode}: {done.stderr[-2000:]}"
@@ -58,14 +59,16 @@ def test_a_bug_would_be_found(tmp_path: Path) -> None:
     """With a reader that lets one kind of error through."""
     program = (
         "import runpy, sys\n"
+        "from pathlib import Path\n"
         "from detector.data import json_reading\n"
         "from detector.errors import DatasetError\n"
         "json_reading.DatasetError = type('Stranger', (ValueError,), {'__init__': lambda self, *a, **k: None})\n"
         "sys.argv = sys.argv[1:]\n"
+        "sys.path.insert(0, str(Path(sys.argv[0]).parent))\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}"}
-    arguments = [str(ROOT / "tests/faults/fuzzing.py"), "--count", "40", "--only", "coco", "--keep", str(tmp_path)]
+    arguments = [str(RUN), "--count", "40", "--only", "coco", "--keep", str(tmp_path)]
     done = subprocess.run([sys.executable, "-c", program, *arguments], env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     (bug, *_) = json.loads(done.stdout)["kinds"]["coco"]["bugs"]

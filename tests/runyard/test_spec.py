@@ -37,6 +37,7 @@ def test_a_spec_survives_json() -> None:
         ({"optim": {"batch_size": True}}, "spec.optim.batch_size: must be of type int"),
         ({"optim": {"batch_size": 0}}, "optim.batch_size: must be at least 1"),
         ({"loss": {"iou_loss": "huber"}}, "spec.loss.iou_loss: must be one of 'bce', 'l2', 'l1'"),
+        ({"loss": {"focal_gamma": 10**400}}, "spec.loss.focal_gamma: is too large for a number"),
         ({"scoring": {"alpha": 1.5}}, "scoring.alpha: must be a number from 0 to 1"),
         ({"scoring": {"alpha": float("nan")}}, "scoring.alpha: must be a number from 0 to 1"),
         ({"optim": {"milestones": 8}}, "spec.optim.milestones: must be a list"),
