@@ -236,10 +236,12 @@ def _title(sweep: SweepResult, lines: Sequence[Line], paper: PaperTable | None) 
 
 
 def _notes(lines: Sequence[Line], paper: PaperTable | None, reasons: Sequence[str]) -> list[str]:
-    notes = [
-        f"The difference to the baseline has a 95% interval from {RESAMPLES:,} paired resamples of the images: what "
-        "other images would change, not what other seeds of training would."
-    ]
+    notes = []
+    if any(baseline_of(line, lines) for line in lines):
+        notes.append(
+            f"The difference to the baseline has a 95% interval from {RESAMPLES:,} paired resamples of the images: "
+            "what other images would change, not what other seeds of training would."
+        )
     seeds = max((len(line.results) for line in lines), default=0)
     one = "One seed: what another training would give is not known."
     notes.append(f"Mean ± standard deviation over {seeds} seeds." if seeds > 1 else one)
