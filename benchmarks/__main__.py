@@ -1,6 +1,6 @@
 """Runs the comparisons and prints a table: ours, the other, the ratio with its 95 % interval, and the verdict.
 
-    python -m benchmarks                          all of them: about an hour on two cores
+    python -m benchmarks                          all of them
     python -m benchmarks --only P8,P9 --json OUT.json
 
 A and B are measured in turn on one machine, in one process tree. A goal counts as met only if the worse end of the
@@ -11,11 +11,13 @@ import argparse
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 # Before torch is loaded: threads that outnumber the cores wait for each other, and Ray gives a worker one anyway.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+for _variable in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):  # torch's and hotcoco's
+    os.environ.setdefault(_variable, "1")
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "platform")]
 
 import torch  # noqa: E402
@@ -46,12 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if arguments is None else arguments)])
     found = machine.describe()
     rows: list[AnyRow] = []
+    started = time.monotonic()
     for key in keys:
         print(f"{key} ({COMPARISONS[key].partition(':')[0]}) ...", file=sys.stderr, flush=True)
         rows += run(key, settings)
         if options.json is not None:  # after each, so that an interruption loses little
-            write_json(options.json, found, rows, command=command)
-    print_table(rows, found, Console(width=None if sys.stdout.isatty() else 140))
+            write_json(options.json, found, rows, command=command, seconds=round(time.monotonic() - started))
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    print_table(rows, found, console)
+    console.print(f"{command}: {time.monotonic() - started:.0f} s", highlight=False)
     return int(has_failed(rows))
 
 

@@ -5,11 +5,13 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from benchmarks import matching_and_losses, our_detector, post_processing
 from benchmarks.settings import Settings
@@ -28,6 +30,7 @@ from detector.retinanet import RetinaNet
 from runyard.training.evaluation import detect
 from runyard.training.local import LocalContext
 
+_TENSORS = ("images", "sizes", "boxes", "labels", "valid", "image_index", "image_weight")  # of a batch
 LOGIT_TOLERANCE = 1e-3
 """Of float32 outputs on the device against the CPU's plain memory format, relative to the largest output."""
 BF16_LOSS_TOLERANCE = 0.02
@@ -125,9 +128,13 @@ def check_bf16_ap(settings: Settings) -> str:
 
 
 def check_waits(settings: Settings) -> str:
-    """How often a training step, from a batch in page-locked memory on, makes the host wait for the GPU: never."""
+    """How often a training step, from a batch in page-locked memory on, makes the host wait for the GPU: never.
+
+    Without a GPU the step is made on tensors that have shapes and no values: whoever asks for a value gets an error.
+    """
     if not settings.on_gpu:
-        return "nothing to wait for on a CPU"
+        _step_without_values()
+        return "no value of a tensor is asked for on the host (on tensors without values)"
     batch = training_batch(2, (128, 160)).pin_memory()
     engine = our_detector.engine(our_detector.build(COCO_CLASSES, settings.device), settings.dtype)
     engine.step([batch], 0.0)  # the first step fills caches
@@ -142,6 +149,19 @@ def check_waits(settings: Settings) -> str:
     waits = [f"{warning.filename.rpartition('/')[2]}:{warning.lineno}" for warning in caught]
     assert not waits, f"the step waits {len(waits)} times, at {', '.join(waits[:5])}"
     return "the host never waits"
+
+
+def _step_without_values() -> None:
+    batch = training_batch(2, (64, 96))
+    model = RetinaNet(ModelConfig(), COCO_CLASSES)
+    our_detector.engine(model, None).step([batch], 0.0)  # fills caches with tensors that have values
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            hollow = our_detector.engine(RetinaNet(ModelConfig(), COCO_CLASSES), None)
+            without: dict[str, Any] = {name: mode.from_tensor(getattr(batch, name)) for name in _TENSORS}
+            hollow.step([replace(batch, **without)], 0.0)
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise AssertionError(f"the step asks for a value: {error}") from error
 
 
 def _train(dataset: Dataset, data: DataConfig, epochs: int, processes: int, settings: Settings) -> RetinaNet:

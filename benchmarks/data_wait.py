@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import our_detector
-from benchmarks.intervals import Goal
 from benchmarks.photos import PHOTO_SIZE, make_photographs
 from benchmarks.rows import Row
-from benchmarks.settings import Settings
+from benchmarks.settings import GPU, Settings
 from benchmarks.timing import interleaved, seconds
 from benchmarks.training_step import LEARNING_RATE, precision
 from benchmarks.workloads import COCO_CLASSES
@@ -75,7 +74,7 @@ def measure(settings: Settings) -> list[Row]:
             ours=ours,
             other=other,
             other_name="one fixed batch",
-            goal=Goal(0.02, at_least=False) if full and not settings.quick else None,
+            goal=settings.goal(0.02, at_least=False, on="" if full else f"{GPU} and {FULL_SPEED_CORES} cores"),
             goal_text=f"at most 2 % of a GPU's step, with {FULL_SPEED_CORES} cores",
         )
     ]

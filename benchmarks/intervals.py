@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 
 Kind = Literal["speed-up", "ratio", "overhead", "difference", "value"]
-Verdict = Literal["met", "not met", "not resolved", "no goal"]
 
 LEAST_PAIRS = 6
 """All of n values lie on one side of the true median with probability 2 / 2^n: 3 % for 6, 6 % for 5. So with fewer
@@ -36,6 +35,8 @@ class Goal:
     bound: float
     at_least: bool
     """True: the statistic should not be below the bound; False: not above."""
+    needs: str = ""
+    """What it is about and this machine has not: 'a GPU'. Nothing that is measured here says whether it is met."""
 
 
 def paired(kind: Kind, ours: Sequence[float], other: Sequence[float] | None) -> list[float]:
@@ -75,10 +76,13 @@ def interval(values: Sequence[float], *, seed: int = 0) -> Interval:
     return Interval(median, float(low), float(high))
 
 
-def verdict(found: Interval, goal: Goal | None) -> Verdict:
-    """'met' if even the worse end of the interval meets the goal, 'not met' if even the better end does not."""
+def verdict(found: Interval, goal: Goal | None) -> str:
+    """'met' if even the worse end of the interval meets the goal, 'not met' if even the better end does not, else
+    'not resolved'; 'needs a GPU: not measured' where the goal is about one, 'no goal' where there is none."""
     if goal is None:
         return "no goal"
+    if goal.needs:
+        return f"needs {goal.needs}: not measured"
     worse, better = (found.low, found.high) if goal.at_least else (found.high, found.low)
     sign = 1.0 if goal.at_least else -1.0
     if sign * worse >= sign * goal.bound:

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.intervals import Goal
 from benchmarks.pacing import Pace, train_paced
-from benchmarks.rows import Row
+from benchmarks.rows import AnyRow, NotRun, Row
 from benchmarks.settings import Settings
 from benchmarks.small_run import named, small_spec
 from benchmarks.timing import interleaved
@@ -18,7 +17,7 @@ from runyard.training.prepare import PreparedRun, prepare
 BATCH_SIZE = 8
 
 
-def measure(settings: Settings) -> list[Row]:
+def measure(settings: Settings) -> list[AnyRow]:
     """P4."""
     repeats, steps, warm_up = settings.repeats(25), 2 if settings.quick else 4, 1
     side = 64 if settings.quick else 256
@@ -44,8 +43,7 @@ def measure(settings: Settings) -> list[Row]:
                 process.join(120)
                 process.kill()
     size = f"ResNet-18, {BATCH_SIZE} x {side}x{side}, blocks of {steps} steps, {'GPU' if settings.on_gpu else 'CPU'}"
-    goal = None if settings.quick else Goal(0.01, at_least=False)
-    return [
+    rows: list[AnyRow] = [
         Row(
             key="P4",
             what="Ray Train worker against the plain launcher",
@@ -55,10 +53,13 @@ def measure(settings: Settings) -> list[Row]:
             ours=ours,
             other=other,
             other_name="plain launcher",
-            goal=goal,
+            goal=settings.goal(0.01, at_least=False),
             goal_text="at most 1 % of a step",
         )
     ]
+    if not settings.on_gpu:
+        rows.append(NotRun("P4", "Ray Train worker against the plain launcher, on a GPU", "needs a GPU"))
+    return rows
 
 
 def _next_block(pace: Pace, process: Any) -> Any:

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 
 from benchmarks import our_detector, torchvision_detector
-from benchmarks.intervals import Goal
 from benchmarks.rows import AnyRow, NotRun, Row
 from benchmarks.settings import Settings
 from benchmarks.training_step import LEARNING_RATE, precision
@@ -29,7 +28,10 @@ _STORE_GROWTH = 1.25
 
 def measure(settings: Settings) -> list[AnyRow]:
     """P14."""
-    return [measure_training(settings), measure_store(settings)]
+    rows: list[AnyRow] = [measure_training(settings), measure_store(settings)]
+    if not settings.on_gpu:
+        rows.insert(1, NotRun("P14", "peak memory of a training step on a GPU, batch 16, bfloat16", "needs a GPU"))
+    return rows
 
 
 def measure_training(settings: Settings) -> Row:
@@ -42,7 +44,6 @@ def measure_training(settings: Settings) -> Row:
         for side in ("ours", "other")
     )
     shape = settings.describe(f"{images} x {size[0]}x{size[1]}, {precision(settings.dtype)}", full=settings.on_gpu)
-    goal = None if settings.quick else Goal(1.0, at_least=False)
     return Row(
         key="P14",
         what="peak memory of a training step, an image",
@@ -52,7 +53,7 @@ def measure_training(settings: Settings) -> Row:
         ours=ours,
         other=other,
         other_name="torchvision",
-        goal=goal,
+        goal=settings.goal(1.0, at_least=False),
         goal_text="below torchvision's",
     )
 
@@ -67,7 +68,6 @@ def measure_store(settings: Settings) -> AnyRow:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         peaks = pool.apply(_store_peaks, (few, settings.repeats(6)))
     ours, other = ([peak / _MIB for peak in column] for column in zip(*peaks, strict=True))
-    goal = None if settings.quick else Goal(_STORE_GROWTH, at_least=False)
     return Row(
         key="P14",
         what=what,
@@ -77,7 +77,7 @@ def measure_store(settings: Settings) -> AnyRow:
         ours=ours,
         other=other,
         other_name=f"{few:,} images",
-        goal=goal,
+        goal=settings.goal(_STORE_GROWTH, at_least=False),
         goal_text="independent of the number of images",
         note="without the table of detections that scoring returns, which is the result",
     )

@@ -25,7 +25,7 @@ class Row:
     """What was measured; begins with 'reduced:' where the goal is about something larger."""
     kind: Kind
     unit: str
-    """Of `ours` and `other`: 's', 'images/s', 'MiB', 'share'."""
+    """Of `ours` and `other`: 's', 'CPU s', 'images/s', 'MiB', 'share'."""
     ours: Sequence[float]
     other: Sequence[float] | None = None
     other_name: str = ""
@@ -51,8 +51,8 @@ class Row:
 
     @property
     def is_relative(self) -> bool:
-        """Whether a machine that is busy with other things leaves the statistic what it is."""
-        return self.kind in ("speed-up", "ratio", "overhead") or self.unit in ("share", "MiB")
+        """Whether a machine that is busy with other things leaves the statistic (nearly) what it is."""
+        return self.kind in ("speed-up", "ratio", "overhead") or self.unit in _STEADY_UNITS
 
     @property
     def was_disturbed(self) -> bool:
@@ -61,19 +61,21 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Met, not met, not resolved, no goal."""
-        if self.goal is not None and self.was_disturbed and not self.is_relative:
+        """See `intervals.verdict`; an absolute time that others have disturbed resolves nothing."""
+        if self.goal is not None and not self.goal.needs and self.was_disturbed and not self.is_relative:
             return "not resolved"
         return verdict(self.interval, self.goal)
 
+    @property
+    def withholds(self) -> bool:
+        """Whether the absolute amounts are left out, as others were at work: nobody should quote them."""
+        return self.was_disturbed and self.unit not in _STEADY_UNITS
+
     def to_dict(self) -> dict[str, Any]:
-        """For the JSON file. Absolute times taken on a busy machine are left out: nobody should quote them."""
+        """For the JSON file."""
         found = self.interval
-        withheld = self.was_disturbed and self.unit != "MiB"
-        absolute = (
-            {} if withheld else {"ours": list(self.ours), "other": None if self.other is None else list(self.other)}
-        )
-        shown = not (withheld and not self.is_relative)
+        columns = {"ours": list(self.ours), "other": None if self.other is None else list(self.other)}
+        shown = self.is_relative or not self.withholds
         return {
             "key": self.key,
             "what": self.what,
@@ -85,13 +87,16 @@ class Row:
             "median": found.median if shown else None,
             "interval_95": [_finite(found.low), _finite(found.high)] if shown else None,
             "values": self.values if shown else None,
-            **absolute,
+            **({} if self.withholds else columns),
             "goal": self.goal_text,
             "verdict": self.verdict,
             "checked": self.checked,
             "note": self.note,
             "busy_cores": self.busy,
         }
+
+
+_STEADY_UNITS = ("share", "MiB", "CPU s")
 
 
 @dataclass(frozen=True)
@@ -101,10 +106,11 @@ class NotRun:
     key: str
     what: str
     reason: str
+    """'needs a GPU'"""
 
     def to_dict(self) -> dict[str, Any]:
         """For the JSON file."""
-        return {"key": self.key, "what": self.what, "verdict": "not run", "note": self.reason}
+        return {"key": self.key, "what": self.what, "verdict": "not measured", "note": self.reason}
 
 
 AnyRow = Row | NotRun
@@ -124,26 +130,27 @@ def rows_or_reason(key: str, what: str, work: Callable[[], Sequence[AnyRow]]) ->
 
 def print_table(rows: Sequence[AnyRow], machine: dict[str, Any], console: Console) -> None:
     """Rows, machine and versions for people."""
-    table = Table(show_lines=True)
-    for heading in ("", "what", "ours / other", "median [95 % interval]", "goal", "verdict"):
-        table.add_column(heading)
+    table = Table(show_lines=True, expand=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("what", ratio=1)
+    for heading, width in (("ours / other", 24), ("median [95 % interval]", 26), ("goal", 20), ("verdict", 16)):
+        table.add_column(heading, width=width)
     for row in rows:
         if isinstance(row, NotRun):
-            table.add_row(row.key, row.what, "", "", "", f"not run: {row.reason}")
+            table.add_row(row.key, row.what, "", "", "", f"{row.reason}: not measured")
             continue
-        hide = row.was_disturbed and row.unit != "MiB"
         table.add_row(
             row.key,
-            "\n".join(part for part in (row.what, row.size, row.note) if part),
-            "\n".join(_amounts(row, hide)),
-            "(busy)" if hide and not row.is_relative else escape(_statistic(row)),
+            "\n".join(part for part in (row.what, row.size, row.checked, row.note) if part),
+            "\n".join(_amounts(row, row.withholds)),
+            "(busy)" if row.withholds and not row.is_relative else escape(_statistic(row)),
             row.goal_text,
-            row.verdict,
+            "\n".join([row.verdict, *([f"({row.busy:.1f} cores busy)"] if row.was_disturbed else [])]),
         )
     console.print(table)
     console.print("; ".join(f"{name} {value}" for name, value in machine.items()), soft_wrap=True, highlight=False)
     if any(isinstance(row, Row) and row.was_disturbed for row in rows):
-        console.print("(busy): other processes were at work on this machine; absolute times are withheld")
+        console.print("(busy): other processes were at work before or after this row; absolute times are withheld")
 
 
 def _amounts(row: Row, hide: bool) -> list[str]:

@@ -4,7 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
+from benchmarks.intervals import Goal
 from detector.engine import autocast_dtype
+
+GPU, H100 = "a GPU", "an H100"
+"""What some goals are about."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,17 @@ class Settings:
     def dtype(self) -> torch.dtype | None:
         """bfloat16 autocast where training uses it: on GPUs."""
         return autocast_dtype("auto", self.device)
+
+    def goal(self, bound: float, *, at_least: bool, on: str = "") -> Goal | None:
+        """The goal, which says so where it is about another machine than this; none where everything is tiny.
+
+        Args:
+            on: what it is about: `GPU`, `H100`, '' for any machine; of anything else this machine has nothing.
+        """
+        if self.quick:
+            return None
+        here = {"": True, GPU: self.on_gpu, H100: self.on_gpu and "H100" in torch.cuda.get_device_name(self.device)}
+        return Goal(bound, at_least, needs="" if here.get(on, False) else on)
 
     def repeats(self, wanted: int) -> int:
         """How many pairs are measured."""

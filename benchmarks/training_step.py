@@ -9,9 +9,8 @@ from functools import partial
 import torch
 
 from benchmarks import our_detector, torchvision_detector
-from benchmarks.intervals import Goal
-from benchmarks.rows import AnyRow, Row, rows_or_reason
-from benchmarks.settings import Settings
+from benchmarks.rows import AnyRow, NotRun, Row, rows_or_reason
+from benchmarks.settings import GPU, H100, Settings
 from benchmarks.timing import interleaved, seconds
 from benchmarks.workloads import COCO_CLASSES, FULL_SIZE, training_batch
 from detector.data.batching import Batch
@@ -57,9 +56,11 @@ def measure(settings: Settings) -> list[AnyRow]:
             ours=ours,
             other=other,
             other_name="torchvision",
-            goal=Goal(2.0, at_least=True) if settings.on_gpu else None,
+            goal=settings.goal(2.0, at_least=True, on=GPU),
             goal_text="2x and more, on a GPU",
         )
+        if not settings.on_gpu:
+            return [relative]
         absolute = Row(
             key="P1",
             what=f"images trained on a second, {how}",
@@ -67,7 +68,7 @@ def measure(settings: Settings) -> list[AnyRow]:
             kind="value",
             unit="images/s",
             ours=[images / value for value in ours],
-            goal=Goal(150.0, at_least=True) if is_h100(device) else None,
+            goal=settings.goal(150.0, at_least=True, on=H100),
             goal_text="150 images/s, on one H100",
         )
         return [relative, absolute]
@@ -76,6 +77,8 @@ def measure(settings: Settings) -> list[AnyRow]:
     for compiled in settings.variants:
         how = "compiled" if compiled else "eager"
         rows += rows_or_reason("P1", f"training step, {how}", partial(variant, compiled, how))
+    if not settings.on_gpu:
+        rows.append(NotRun("P1", "images trained on a second (150 and more on one H100)", "needs a GPU"))
     return rows
 
 
@@ -95,7 +98,6 @@ def measure_iou_branch(settings: Settings) -> list[Row]:
         warm_up=3 if settings.on_gpu else 1,
     )
     shape = settings.describe(f"{images} x {size[0]}x{size[1]}, {precision(dtype)}", full=settings.on_gpu)
-    goal = Goal(0.01, at_least=False) if settings.on_gpu else None
     return [
         Row(
             key="P2",
@@ -106,7 +108,7 @@ def measure_iou_branch(settings: Settings) -> list[Row]:
             ours=ours,
             other=other,
             other_name="without it",
-            goal=goal,
+            goal=settings.goal(0.01, at_least=False),
             goal_text="at most 1 %",
         )
     ]
@@ -115,8 +117,3 @@ def measure_iou_branch(settings: Settings) -> list[Row]:
 def precision(dtype: torch.dtype | None) -> str:
     """In words."""
     return "float32" if dtype is None else "bfloat16 autocast"
-
-
-def is_h100(device: torch.device) -> bool:
-    """Whether goals stated for one H100 apply."""
-    return device.type == "cuda" and "H100" in torch.cuda.get_device_name(device)

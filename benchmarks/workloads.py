@@ -52,6 +52,17 @@ def random_boxes(count: int, size: tuple[int, int], generator: torch.Generator) 
     return torch.cat([first, torch.maximum(second, first + 1)], dim=1)
 
 
+def trained_objects(
+    size: tuple[int, int] = FULL_SIZE, classes: int = COCO_CLASSES, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """(G, 4) boxes and (G,) labels of the objects in the image that `trained_outputs` of the same arguments sees."""
+    return _objects(size, classes, torch.Generator().manual_seed(seed))
+
+
+def _objects(size: tuple[int, int], classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    return random_boxes(_OBJECTS, size, generator), torch.randint(0, classes, (_OBJECTS,), generator=generator)
+
+
 def trained_outputs(size: tuple[int, int] = FULL_SIZE, classes: int = COCO_CLASSES, seed: int = 0) -> HeadCase:
     """One image as a trained detector sees it: few objects that many anchors agree on, and a quiet background.
 
@@ -61,8 +72,7 @@ def trained_outputs(size: tuple[int, int] = FULL_SIZE, classes: int = COCO_CLASS
     generator = torch.Generator().manual_seed(seed)
     anchors = AnchorGenerator(AnchorConfig())(feature_shapes(size), "cpu")
     flat = torch.cat(anchors)
-    objects = random_boxes(_OBJECTS, size, generator)
-    labels = torch.randint(0, classes, (_OBJECTS,), generator=generator)
+    objects, labels = _objects(size, classes, generator)
     overlap, owner = pairwise_iou(flat, objects).max(dim=1)
     mean, deviation = BACKGROUND_LOGIT
     cls_logits = torch.randn(len(flat), classes, generator=generator) * deviation + mean

@@ -74,6 +74,20 @@ def test_shares_and_overheads_are_percentages() -> None:
 
 
 def test_what_was_not_run_says_why() -> None:
-    row = NotRun("P5", "two workers", "there is one processor core")
-    assert "not run: there is one processor core" in text_of([row])
-    assert row.to_dict()["verdict"] == "not run"
+    row = NotRun("P5", "two workers", "needs two GPUs")
+    text = text_of([row])
+    assert "needs two GPUs:" in text
+    assert "not measured" in text
+    assert row.to_dict()["verdict"] == "not measured"
+
+
+def test_a_goal_about_another_machine_is_neither_met_nor_missed() -> None:
+    row = replace(SPEED_UP, goal=Goal(3.0, at_least=True, needs="a GPU"))
+    assert row.verdict == replace(row, busy=BUSY).verdict == "needs a GPU: not measured"
+    assert row.to_dict()["median"] == SPEED_UP.to_dict()["median"]
+
+
+def test_processor_time_is_not_withheld() -> None:
+    row = replace(TIME, unit="CPU s", busy=BUSY)
+    assert row.to_dict()["ours"] == [0.123] * 8
+    assert row.verdict == "met"

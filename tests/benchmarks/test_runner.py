@@ -9,9 +9,10 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks import average_precision, machine
+from benchmarks.intervals import Goal
 from benchmarks.rows import NotRun, Row
 from benchmarks.runner import COMPARISONS, has_failed, run
-from benchmarks.settings import Settings
+from benchmarks.settings import GPU, H100, Settings
 
 SETTINGS = Settings(torch.device("cpu"), quick=True)
 
@@ -36,6 +37,14 @@ def test_a_comparison_is_printed_and_written(tmp_path: Path, capsys: pytest.Capt
     assert "equal" in row["checked"]
 
 
+def test_goals_say_what_they_are_about() -> None:
+    thorough = Settings(torch.device("cpu"))
+    assert thorough.goal(2.0, at_least=True) == Goal(2.0, at_least=True)
+    assert thorough.goal(2.0, at_least=True, on=GPU) == Goal(2.0, at_least=True, needs="a GPU")
+    assert thorough.goal(2.0, at_least=True, on=H100) == Goal(2.0, at_least=True, needs="an H100")
+    assert SETTINGS.goal(2.0, at_least=True) is None
+
+
 def test_an_unknown_comparison_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["--only", "P9,P99"])
@@ -50,7 +59,7 @@ def test_a_failed_comparison_becomes_a_row(monkeypatch: pytest.MonkeyPatch) -> N
     rows = run("P9", SETTINGS)
     assert rows == [NotRun("P9", "average precision", "failed: RuntimeError: no such thing")]
     assert has_failed(rows)
-    assert not has_failed([NotRun("P5", "two workers", "there is one processor core")])
+    assert not has_failed([NotRun("P5", "two workers", "needs two GPUs")])
 
 
 def test_the_machine_is_described_without_names_and_paths() -> None:

@@ -1,11 +1,13 @@
 """The made-up inputs are what they are said to be, and the plain definitions catch a wrong fast path."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import correctness, matching_and_losses, post_processing
+from benchmarks import candidate_store, correctness, matching_and_losses, post_processing
 from benchmarks.average_precision import check, made_up_results
 from benchmarks.correctness import run_checks
 from benchmarks.inference import Predictor, spread_scores
@@ -13,9 +15,11 @@ from benchmarks.our_detector import build
 from benchmarks.plain import plain_losses, plain_postprocess
 from benchmarks.settings import Settings
 from benchmarks.workloads import FULL_SIZE, HeadCase, feature_shapes, padded, trained_outputs, training_batch
+from detector.candidates import CandidateStore
 from detector.config import BackboneConfig, LossConfig, ScoringConfig
 from detector.heads import HeadOutputs
 from detector.postprocess import Detections
+from runyard.sweeps.rescore import paper_rows, score_store
 
 SMALL = (96, 128)
 SETTINGS = Settings(torch.device("cpu"), quick=True)
@@ -124,3 +128,18 @@ def test_a_check_that_fails_is_reported_and_the_others_are_made(monkeypatch: pyt
     checks = {check.name: check for check in run_checks(SETTINGS)}
     assert len(checks) == 6
     assert [check.found for check in checks.values() if not check.passed] == ["off by one"]
+
+
+def test_a_generated_store_is_scored_like_any_other(tmp_path: Path) -> None:
+    """Every image has its pairs under every row, and no two images are alike."""
+    rows = paper_rows(ScoringConfig())
+    dataset = candidate_store.write_store(tmp_path, 5, 2, SMALL, rows)
+    store = CandidateStore.open(tmp_path / "store")
+    (group,) = store.groups()
+    first, third = (group.pairs.boxes[start : start + 20] for start in (0, int(group.counts[:2].sum())))
+    assert group.counts[0] == group.counts[2]
+    assert not torch.equal(first, third)
+    for row in rows:
+        table = score_store(store, dataset, row.scoring, oracle=row.oracle)
+        assert np.bincount(table.image_index).max() <= 100
+        assert set(table.image_index) == set(range(5))

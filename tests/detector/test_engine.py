@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from detector.config import LossConfig
 from detector.engine import STATISTICS, autocast_dtype
@@ -94,6 +95,17 @@ def test_N1_a_nan_on_one_rank_is_seen_by_all_and_no_rank_applies_it(ranks: list[
         # The third step is good on every rank again, and is not applied either: whoever trains on must be told.
         assert [numbers["non_finite"] for numbers in rank["poisoned"]["numbers"]] == [0, 1, 1]
         assert rank["poisoned"]["unchanged"]
+
+
+def test_a_step_asks_for_no_value_of_a_tensor(tiny_data: Path) -> None:
+    """So that the host never waits for a GPU: on tensors that have shapes and no values, a question is an error."""
+    (batch,) = engine_process.steps(tiny_data, 0, 1, 1)[0]
+    engine_process.new_engine().step([batch], 0.01)  # fills caches with tensors that have values
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        result = engine_process.new_engine().step([batch._map(mode.from_tensor)] * 2, 0.01, stop_requested=True)
+        assert result.values.shape == (len(STATISTICS),)
+        with pytest.raises(DataDependentOutputException):
+            result.read()
 
 
 def test_a_stop_request_of_one_rank_is_read_by_all_at_the_same_step(ranks: list[dict[str, Any]]) -> None:
