@@ -82,6 +82,8 @@ def run_experiment(
     console.print(
         f"[bold]{folder.root.name}[/bold]: {prepared.train_images} training, {prepared.val_images} validation images"
     )
+    if prepared.skipped:
+        console.print(f"  left out as unusable, listed in {folder.manifest.name}: {prepared.skipped}", style="yellow")
     console.print(f"  folder   {folder.root}", highlight=False, soft_wrap=True)
     with only_process(folder.root, "experiment"):
         # A driver that died between the evaluation and the end has left reports and the tracked status undone.
@@ -171,9 +173,8 @@ def run_tags(spec: ExperimentSpec, prepared: PreparedRun) -> dict[str, str]:
         "git_sha": source["git_sha"] or "unknown",
         "source_sha256": source["files_sha256"],
         "run_folder": str(prepared.folder.root),
+        "skipped_images": prepared.skipped,
     }
-    skipped = {split: len(images) for split, images in prepared.manifest.get("skipped_images", {}).items() if images}
-    tags["skipped_images"] = ", ".join(f"{split} {count}" for split, count in skipped.items())
     return {name: value for name, value in tags.items() if value}
 
 

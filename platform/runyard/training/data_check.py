@@ -20,10 +20,10 @@ from detector.errors import DatasetError
 from runyard.progress_bar import ProgressBar
 from runyard.training.sound_images import image_keys, memory_of, recall, remember
 
-_REMEDY = (
-    "Mend or remove them (`runyard doctor` looks again), or leave them out with --data.unusable-images skip, up to "
-    "--data.max-skipped-fraction"
-)
+_REMEDIES = {
+    "error": "Mend or remove them (`runyard doctor` looks again), or leave them out with --data.unusable-images skip",
+    "skip": "Mend or remove them (`runyard doctor` looks again), or raise --data.max-skipped-fraction",
+}
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,9 @@ def require_usable(splits: Iterable[CheckedSplit], config: DataConfig) -> None:
     named = first_offenders(
         [image for split in refused for image in split.unusable], lambda image: f"{image.path}: {image.reason}"
     )
+    policy = config.unusable_images
     over = f", more than data.max_skipped_fraction {config.max_skipped_fraction:g} lets pass"
-    raise DatasetError(
-        f"{counts} cannot be used{over if config.unusable_images == 'skip' else ''}: {named}", remedy=_REMEDY
-    )
+    raise DatasetError(f"{counts} cannot be used{over if policy == 'skip' else ''}: {named}", remedy=_REMEDIES[policy])
 
 
 def _check(

@@ -44,6 +44,12 @@ class PreparedRun:
         """What the run was made from: specification and manifest."""
         return self.folder.spec, self.folder.manifest
 
+    @property
+    def skipped(self) -> str:
+        """How many images are left out of which split, 'train 3, val 1'; empty where none is."""
+        counts = {split: len(images) for split, images in self.manifest["skipped_images"].items()}
+        return ", ".join(f"{split} {count}" for split, count in counts.items() if count)
+
 
 def default_storage() -> Path:
     """./runs; inside a Ray job a folder of the home directory, as the job's own directory does not last."""

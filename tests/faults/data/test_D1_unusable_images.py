@@ -103,6 +103,7 @@ def test_D1_a_run_that_skips_lists_them_and_says_how_many_its_result_lacks(
         add_odd_but_sound(split, picture)
     outcome = train_on(spec_of(data, unusable_images="skip", max_skipped_fraction=0.5))
     assert (outcome.prepared.train_images, outcome.prepared.val_images) == (17, 16)
+    assert outcome.prepared.skipped == "train 10, val 10"
     assert outcome.metrics["val/images"] == 16
     assert outcome.metrics["val/skipped_images"] == len(UNUSABLE)
     listed = json.loads(outcome.folder.manifest.read_text())["skipped_images"]
