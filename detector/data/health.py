@@ -8,7 +8,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,10 @@ from detector.data.box_counts import BoxCounts, count_boxes
 from detector.data.images import check_image
 from detector.data.samples import Dataset
 from detector.errors import DatasetError
+
+LARGE_PIXELS = 10_000_000
+LARGE_AT_ONCE = 4
+"""Larger images than that are decoded so many at a time: 32 of 100 megapixels would take 10 GB."""
 
 Progress = Callable[[int, int], None]
 """Told of (images done, images in all)."""
@@ -44,6 +48,7 @@ def find_unusable(
     total = len(waiting)
     to_do: queue.SimpleQueue[int] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[int, str | None]] = queue.SimpleQueue()
+    large = threading.Semaphore(LARGE_AT_ONCE)
     for index in sorted(waiting):
         to_do.put(index)
 
@@ -53,7 +58,9 @@ def find_unusable(
                 index = to_do.get_nowait()
             except queue.Empty:
                 return
-            done.put((index, _reason_against(dataset, index)))
+            # A file of another size than annotated is not decoded, so the annotations can be relied on.
+            with large if dataset.image_sizes[index].prod() > LARGE_PIXELS else nullcontext():
+                done.put((index, _reason_against(dataset, index)))
 
     # Daemons, not an executor: a thread that hangs in a read must not keep the process from ending.
     for _ in range(min(workers or _default_workers(), total)):

@@ -4,6 +4,7 @@ Only images that the run would read are looked at: of the training split those t
 those within `data.val_limit`. Unusable ones make the run end here ('error'), or are left out of both splits ('skip').
 Left out of the validation split they would change AP in silence, so each result says how many were (val/skipped_images)
 and the manifest lists them: AP is then that of the other images, which are another data set by its fingerprint.
+An image whose annotations state no size needs a sound header, whatever the policy: without a size there is no entry.
 """
 
 import math

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,28 @@ def test_a_read_that_hangs_ends_the_check(coco: Content, write_coco: Write, monk
     found = find_unusable(load_coco(*write_coco(coco), None, "made"), workers=1, timeout_s=0.3)
     released.set()
     assert found == dict.fromkeys((1, 2), "was not read: no image got done for 0.3 s")
+
+
+def test_D2_few_large_images_are_decoded_at_once(
+    coco: Content, write_coco: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = load_coco(*write_coco(coco), None, "made").subset([0] * 24)
+    dataset.image_sizes[::2] = (10_000, 9_000)
+    lock = threading.Lock()
+    now, most = {True: 0, False: 0}, {True: 0, False: 0}
+
+    def decode(_: Path, expected_size: tuple[int, int]) -> None:
+        large = expected_size == (10_000, 9_000)
+        with lock:
+            now[large] += 1
+            most[large] = max(most[large], now[large])
+        time.sleep(0.02)
+        with lock:
+            now[large] -= 1
+
+    monkeypatch.setattr(health, "check_image", decode)
+    assert find_unusable(dataset, workers=24) == {}
+    assert 1 <= most[True] <= health.LARGE_AT_ONCE
 
 
 def test_real_data_is_sound(shared_data: Path) -> None:
