@@ -1,4 +1,4 @@
-"""S5: names that climb, hide, end strings or read as options, of runs, classes, images, artifacts: all keep their place."""
+"""S5: names that climb, hide, end strings, read as options, of runs, classes, images, artifacts: all stay in place."""
 
 import json
 import shutil

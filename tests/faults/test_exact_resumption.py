@@ -5,6 +5,10 @@ from dataclasses import replace
 import pytest
 
 from runyard.spec import ExperimentSpec
+from runyard.tracking.journal import effective_metrics
+from runyard.training import worker
+from runyard.training.local import LocalContext
+from runyard.training.prepare import prepare
 
 
 @pytest.mark.parametrize(
@@ -26,3 +30,19 @@ def test_a_run_killed_twice_equals_one_never_killed(runs, tiny_spec: ExperimentS
     runs.kill_after_step(spec, 2)
     runs.kill_after_step(spec, 5)
     runs.finish(spec).assert_equal(expected)
+
+
+def test_an_evaluation_that_was_interrupted_is_made_up_for(
+    tiny_spec: ExperimentSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare(replace(tiny_spec, runtime=replace(tiny_spec.runtime, evaluate_every_epochs=1)))
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "score_detections", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            worker.train(prepared.spec, prepared.folder, LocalContext(use_gpu=False))
+    worker.train(prepared.spec, prepared.folder, LocalContext(use_gpu=False))
+    assert [step for step, _ in effective_metrics(prepared.folder.journal)["val/AP"]] == [3, 6]

@@ -35,6 +35,7 @@ def test_a_spec_survives_json() -> None:
         ({"model": []}, "spec.model: must be a mapping"),
         ({"optim": {"batch_size": "16"}}, "spec.optim.batch_size: must be of type int"),
         ({"optim": {"batch_size": True}}, "spec.optim.batch_size: must be of type int"),
+        ({"runtime": {"workers": 2, "min_workers": 3}}, "runtime.min_workers: must be 1 to runtime.workers"),
         ({"optim": {"batch_size": 0}}, "optim.batch_size: must be at least 1"),
         ({"loss": {"iou_loss": "huber"}}, "spec.loss.iou_loss: must be one of 'bce', 'l2', 'l1'"),
         ({"loss": {"focal_gamma": 10**400}}, "spec.loss.focal_gamma: is too large for a number"),

@@ -53,7 +53,7 @@ OBJECT_STORE_BYTES = 200_000_000
 LEAST_CPUS = 2
 """Of a cluster of our own: the demo's two workers share a single core where there is no more."""
 
-ELASTIC_START_TIMEOUT_S = 20.0
+ELASTIC_START_TIMEOUT_S = 10.0
 """How long an elastic group waits for its places before Ray counts the nodes anew; it may have counted a lost one."""
 
 RESIZE_INTERVAL_S = 60.0

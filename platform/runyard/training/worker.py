@@ -106,6 +106,8 @@ class _Loop:
         """Trains from the restored step to the last one."""
         if self.step >= self.total_steps:
             return
+        if self._evaluation_is_due() and not first_rank_decides(self._is_evaluated(), self.context):
+            self.evaluate(final=False)  # the attempt before ended inside of it
         runtime, optim = self.spec.runtime, self.spec.optim
         accumulation = self._micro_batches_a_step()
         loader = make_train_loader(
@@ -144,9 +146,7 @@ class _Loop:
                 self._checkpoint()
                 if stop:
                     raise TrainingStoppedError(f"stopped on request after step {self.step}, where its checkpoint is")
-                epoch = self.step // self.steps_per_epoch
-                interval = runtime.evaluate_every_epochs
-                if epoch_ends and interval and epoch % interval == 0 and epoch < optim.epochs:
+                if self._evaluation_is_due():
                     self.evaluate(final=False)
                 throughput.restart()
 
@@ -177,6 +177,20 @@ class _Loop:
         if final:
             write_evaluation(self.folder.evaluation(spec.scoring_hash), dataset, table, metrics)
         return metrics
+
+    def _evaluation_is_due(self) -> bool:
+        """Whether the present weights are evaluated besides the final ones."""
+        interval, (epoch, rest) = self.spec.runtime.evaluate_every_epochs, divmod(self.step, self.steps_per_epoch)
+        return interval > 0 and rest == 0 and 0 < epoch < self.spec.optim.epochs and epoch % interval == 0
+
+    def _is_evaluated(self) -> bool:
+        """Whether the journal has metrics of the validation split at this step; rank 0 alone can tell."""
+        return self.journal is not None and any(
+            record.kind == "metrics"
+            and record.payload["step"] == self.step
+            and "val/images" in record.payload["values"]
+            for record in read(self.folder.journal)
+        )
 
     def _restore(self) -> int:
         """Loads the newest good checkpoint, the same on every rank; returns the number of steps done."""
