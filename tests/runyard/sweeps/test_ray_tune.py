@@ -81,7 +81,12 @@ def occupy_a_slot(job: Job) -> None:
     ray.get(place.ready())
     strategy = PlacementGroupSchedulingStrategy(place)
     began_s = time.time()
-    ray.get(ray.remote(time.sleep).options(num_cpus=1, scheduling_strategy=strategy).remote(SECONDS_A_JOB))
+
+    @ray.remote(num_cpus=1, scheduling_strategy=strategy)
+    def hold() -> None:
+        time.sleep(SECONDS_A_JOB)
+
+    ray.get(hold.remote())
     ray.util.remove_placement_group(place)
     job.folder.root.mkdir(parents=True)
     (job.folder.root / "times.json").write_text(json.dumps([began_s, time.time()]))
