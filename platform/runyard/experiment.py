@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,12 +94,18 @@ def run_experiment(
             return replace(outcome, metrics=json.loads(outcome.evaluation.metrics.read_text()))
         tracker = MlflowTracker(uri, spec.runtime.experiment)
         # Credentials that are refused end the run here, before a worker starts. A store that is away does not: the
-        # replayer says so, and goes on trying.
+        # replayer says so, and goes on trying. MLflow takes seconds to make a store, and Ray to make a cluster.
         reachable = True
-        try:
-            tracker.experiment_id()
-        except TrackingUnavailableError:
-            reachable = False
+        with ThreadPoolExecutor(1) as beside:
+            opened = beside.submit(tracker.experiment_id)
+            if launcher == "ray":
+                from runyard.training import ray_train
+
+                ray_train.connect(spec, runtime_env or {})
+            try:
+                opened.result()
+            except TrackingUnavailableError:
+                reachable = False
         run = TrackedRun(folder.root.name, folder.root.name, tags=run_tags(spec, prepared))
         remember_run(folder, spec.runtime.experiment, run)
         replayer: JournalReplayer | None = None
@@ -111,10 +118,6 @@ def run_experiment(
                     with suppress(TrackingUnavailableError):
                         JournalUploader(folder.journal, tracker, run).open()  # we may look, but may we write?
                 replayer = JournalReplayer(folder.journal, tracker, run)
-                if launcher == "ray":
-                    from runyard.training import ray_train
-
-                    ray_train.connect(spec, runtime_env or {})
                 outcome = replace(outcome, metrics=launch(spec, folder, launcher))
                 artifacts += make_reports(spec, folder)
         finally:

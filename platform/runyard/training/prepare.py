@@ -13,7 +13,6 @@ import numpy as np
 from safetensors.torch import save
 from torch import Tensor
 
-from detector.backbones import build_backbone, load_imagenet_weights
 from detector.data.cache import save_dataset
 from detector.data.epoch_plan import trainable_images
 from detector.data.fingerprint import fingerprint
@@ -213,6 +212,9 @@ def _only_scoring_changed(earlier: ExperimentSpec, spec: ExperimentSpec, edited:
 
 def _imagenet_weights(spec: ExperimentSpec) -> dict[str, Tensor]:
     """The trunk's weights, checked against the trunk: workers on other nodes read them from the run's folder."""
+    # Imports torchvision, for a second: what else a driver does needs none of it.
+    from detector.backbones import build_backbone, load_imagenet_weights
+
     trunk = build_backbone(spec.model.backbone)
     load_imagenet_weights(trunk, spec.model.backbone.name, spec.source.weights_file)
     return dict(trunk.state_dict())
