@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,7 +49,11 @@ class Head:
 
     def submit(self, name: str, *entry_point: str) -> None:
         options = ["--no-wait", "--working-dir", ".", "--runtime-env", "cluster/runtime_env.yaml"]
-        submitted = self.job("submit", *options, "--submission-id", name, "--", *entry_point)
+        for _ in range(60):
+            submitted = self.job("submit", *options, "--submission-id", name, "--", *entry_point)
+            if "No available agent" not in submitted.stderr:  # a head takes jobs a little after it answers
+                break
+            time.sleep(1)
         assert submitted.returncode == 0, submitted.stdout + submitted.stderr
 
     def status(self, name: str) -> str:

@@ -10,18 +10,19 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
+from detector.errors import ConfigError
 from runyard.attempt import Launcher, only_process
 from runyard.experiment import with_smoke_data
 from runyard.layout import RunFolder, SweepFolder
 from runyard.manifest import without_secrets
 from runyard.reports.paper import PaperTable
-from runyard.spec import ExperimentSpec
+from runyard.spec import ExperimentSpec, differences
 from runyard.sweeps.errors import Failure, SweepError
 from runyard.sweeps.grid import Trial
 from runyard.sweeps.plan import Cell, OpenedData, Plan, make_plan
 from runyard.sweeps.progress import SweepProgress
 from runyard.sweeps.report import Report, report
-from runyard.sweeps.results import SweepResult, TrialResult, read_metrics, write_trials
+from runyard.sweeps.results import SweepResult, TrialResult, load_sweep, read_metrics, write_trials
 from runyard.sweeps.tracking import SweepTracking
 from runyard.sweeps.trials import Job, keep_candidates, perform
 from runyard.tracking.journal import RunStatus
@@ -60,7 +61,7 @@ def run_sweep(
 
     Args:
         name: of the sweep; with the data set's name and the storage folder it is its identity, the trials are not: a
-            grid may grow.
+            grid may grow, but none of its labels may come to mean another training.
         smoke: generate a few images where the specs name no data.
         runtime_env: for Ray's workers, from `experiments/_bootstrap.py`.
         max_concurrent: trainings at once; None: as many as the cluster can hold.
@@ -80,6 +81,7 @@ def run_sweep(
     uri = resolve_tracking_uri(first.runtime.tracking_uri, storage)
     folder = SweepFolder.of(storage, f"{name}-{dataset}")
     with only_process(folder.root, "sweep"):
+        _check_identity(folder, trials)
         plan = make_plan(trials, data)
         cells = tuple(_result(cell, None) for cell in plan.cells)
         result = SweepResult(folder.root.name, dataset, folder, cells, smoke, tuple(paper))
@@ -115,6 +117,21 @@ def run_sweep(
             if unsent:
                 console.print(f"  {unsent} records did not reach {without_secrets(uri)}; the same command sends them")
     return result
+
+
+def _check_identity(folder: SweepFolder, trials: Sequence[Trial]) -> None:
+    """ConfigError, field by field, where the sweep has had other trainings under the same labels."""
+    if not folder.trials.exists():
+        return
+    earlier = {result.label: result.spec for result in load_sweep(folder.root).results}
+    changes: dict[str, list[str]] = {}
+    for trial in trials:
+        if trial.label in earlier:
+            for change in differences(earlier[trial.label], trial.spec):
+                changes.setdefault(change, []).append(trial.label)
+    if changes:
+        told = "; ".join(f"{change} ({', '.join(labels)})" for change, labels in changes.items())
+        raise ConfigError(f"holds another sweep: {told}", file=folder.root, remedy="Use another --name")
 
 
 def _run_jobs(plan: Plan, runner: Runner, console: Console) -> dict[str, Failure]:

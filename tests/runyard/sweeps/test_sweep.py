@@ -1,5 +1,7 @@
 """A sweep's bookkeeping, with work that takes no time: what is done, what is left, and what MLflow is told."""
 
+import json
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -167,6 +169,33 @@ def test_F9_a_second_driver_is_refused(rows: Rows, work, spec: ExperimentSpec) -
         sweep(rows)
     assert work.done == []
     sweep(rows)
+
+
+def test_N8_a_label_that_would_mean_another_training_is_refused_field_by_field(rows: Rows, work) -> None:
+    sweep(rows)
+    work.done.clear()
+    changed = {row: replace(spec, optim=replace(spec.optim, learning_rate=0.02)) for row, spec in rows.items()}
+    with pytest.raises(
+        ConfigError, match=r"holds another sweep: optim\.learning_rate: 0\.01 -> 0\.02 \(baseline, none"
+    ):
+        sweep(changed)
+    assert work.done == []
+    sweep(rows)
+    assert work.done == []
+
+
+def test_D11_a_data_set_edited_between_two_starts_is_refused(rows: Rows, work, tmp_path: Path) -> None:
+    copy = shutil.copytree(rows["baseline"].source.data, tmp_path / "copy" / "shapes")
+    edited = {row: replace(spec, source=replace(spec.source, data=copy)) for row, spec in rows.items()}
+    sweep(edited)
+    work.done.clear()
+    annotations = copy / "annotations" / "instances_train.json"
+    content = json.loads(annotations.read_text())
+    content["annotations"].pop()
+    annotations.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="the data set has changed since this run started"):
+        sweep(edited)
+    assert work.done == []
 
 
 def test_a_run_that_another_command_has_finished_is_taken_over(rows: Rows, work) -> None:
