@@ -53,7 +53,7 @@ r101-iou           | IoU-aware RetinaNet, ResNet-101-FPN, 1x       | 39.2 58.2 4
 x101-iou           | IoU-aware RetinaNet, ResNeXt-32x8d-101-FPN, 1x | 40.6 60.1 44.2 23.4 43.9 51.8
 """, shown_beside=VAL2017)  # fmt: skip
 
-TABLE2 = _table(2, "IoU prediction losses, ResNet-50", VAL2017, "coco", _BY_AREA, """
+TABLE2 = _table(2, "IoU prediction losses", VAL2017, "coco", _BY_AREA, """
 baseline | baseline | 34.3 54.5 36.4 17.2 38.2 47.1
 l2       | L2 loss  | 35.1 53.8 37.9 18.6 39.2 47.6
 bce      | BCE loss | 35.4 54.1 38.2 18.9 39.3 48.3

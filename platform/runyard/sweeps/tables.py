@@ -127,51 +127,18 @@ def make_table(
     columns = paper.columns if paper else COLUMNS
     server = _checked(server or {}, lines, columns)
     gain = "AP - baseline" if not paper or paper.protocol == "coco" else "COCO AP - baseline"
-    rows: list[Row] = []
-    reasons: dict[str, None] = {}
-    records: list[list[object]] = []
-    for line in lines:
-        metric = {column: paper.metric(column) if paper else f"val/{column}" for column in columns}
-        ours = {column: line.spread(metric[column]) for column in columns}
-        baseline = baseline_of(line, lines)
-        intervals = gains_of(line, baseline, columns, resampled) if baseline else {}
-        cells: dict[str, Cell] = {**ours, gain: intervals.get("AP", "")}
-        rows.append(Row(line.label, cells))
-        printed = paper.rows.get(line.spec.paper.row) if paper and not line.results[0].oracle else None
-        reason = why_not_comparable(sweep, line, paper) if paper else "no table of the paper's"
-        beside = paper is not None and reason is not None and _beside(sweep, line, paper)
-        if paper and printed:
-            if reason is None:
-                gained = _paper_gain(paper, line, baseline)
-                rows.append(Row(f"{_INDENT}paper", {**_against(printed.percent, ours, columns), gain: gained}))
-            elif beside:
-                told: dict[str, Cell] = {column: f"{value:.1f}" for column, value in printed.percent.items()}
-                gained = _paper_gain(paper, line, baseline)
-                rows.append(Row(f"{_INDENT}paper, {paper.evaluated_on.name}", {**told, gain: gained}))
-            if reason is not None:
-                reasons[reason] = None
-        answered = server.get(line.spec.paper.row)
-        if paper and printed and answered:
-            theirs = {column: Spread(answered[column] / 100, None) for column in columns if column in answered}
-            label = f"{_INDENT}ours, {paper.evaluated_on.name} (server; to the paper's)"
-            rows.append(Row(label, _differences(theirs, printed.percent, columns)))
-        for column in columns:
-            percent = printed.percent.get(column) if printed else None
-            records.append([line.name, len(line.results), column, *_numbers(ours[column], percent, reason),
-                            *_bounds(intervals.get(column)), reason or ""])  # fmt: skip
+    compared = [_compare(sweep, line, lines, paper, columns, resampled) for line in lines]
+    rows = [
+        row for one in compared for row in _rows(one, paper, columns, gain, server.get(one.line.spec.paper.row, {}))
+    ]
+    reasons = dict.fromkeys(one.reason for one in compared if one.reason is not None and one.printed)
     return SweepTable(
         title=_title(sweep, lines, paper),
         columns=(*columns, gain) if any(row.cells.get(gain) for row in rows) else columns,
         rows=tuple(rows),
         notes=tuple(_notes(lines, paper, list(reasons))),
-        csv=_csv(records),
+        csv=_csv(compared, columns),
     )
-
-
-def _setting(spec: ExperimentSpec) -> str:
-    model = to_dict(spec.model)
-    del model["iou_head"]
-    return digest({"model": model, "optim": to_dict(spec.optim), "data": to_dict(spec.data), "protocol": spec.protocol})
 
 
 def why_not_comparable(sweep: SweepResult, line: Line, paper: PaperTable) -> str | None:
@@ -185,40 +152,89 @@ def why_not_comparable(sweep: SweepResult, line: Line, paper: PaperTable) -> str
     return None
 
 
+@dataclass(frozen=True)
+class _Compared:
+    """A line, its baseline and the paper's row."""
+
+    line: Line
+    ours: dict[str, Spread]
+    """By column."""
+    gains: dict[str, Interval]
+    """Over the baseline, by column; empty without one."""
+    printed: dict[str, float]
+    """The paper's, in %, by column; empty where it has no such row."""
+    printed_gain: str
+    reason: str | None
+    """Why the paper's numbers may not be compared."""
+    beside: bool
+    """Whether they are shown all the same."""
+
+
+def _compare(
+    sweep: SweepResult,
+    line: Line,
+    lines: Sequence[Line],
+    paper: PaperTable | None,
+    columns: Sequence[str],
+    resampled: Callable[[TrialResult], ResampledAP],
+) -> _Compared:
+    baseline = baseline_of(line, lines)
+    gains = gains_of(line, baseline, columns, resampled) if baseline else {}
+    if paper is None:
+        ours = {column: line.spread(f"val/{column}") for column in columns}
+        return _Compared(line, ours, gains, {}, "", "no table of the paper's", False)
+    row = paper.rows.get(line.spec.paper.row)
+    reason = why_not_comparable(sweep, line, paper)
+    settings_differ = sweep.smoke or bool(line.spec.paper.changed)
+    return _Compared(
+        line,
+        {column: line.spread(paper.metric(column)) for column in columns},
+        gains,
+        row.percent if row else {},
+        _paper_gain(paper, line, baseline),
+        reason,
+        not settings_differ and paper.shown_beside is not None and _is_of(line, paper.shown_beside),
+    )
+
+
+def _rows(
+    one: _Compared, paper: PaperTable | None, columns: Sequence[str], gain: str, answered: Mapping[str, float]
+) -> list[Row]:
+    """Ours, then the paper's and the server's where there are any."""
+    rows = [Row(one.line.label, {**one.ours, gain: one.gains.get("AP", "")})]
+    if paper is None or not one.printed:
+        return rows
+    if one.reason is None:
+        against: dict[str, Cell] = {c: _against(one.printed[c], one.ours[c].mean) for c in columns if c in one.printed}
+        rows.append(Row(f"{_INDENT}paper", {**against, gain: one.printed_gain}))
+    elif one.beside:
+        told: dict[str, Cell] = {column: f"{value:.1f}" for column, value in one.printed.items()}
+        rows.append(Row(f"{_INDENT}paper, {paper.evaluated_on.name}", {**told, gain: one.printed_gain}))
+    if answered:
+        both = [column for column in columns if column in answered and column in one.printed]
+        cells: dict[str, Cell] = {c: f"{answered[c]:.1f} ({answered[c] - one.printed[c] + 0.0:+.1f})" for c in both}
+        rows.append(Row(f"{_INDENT}ours, {paper.evaluated_on.name} (server; to the paper's)", {**cells, gain: ""}))
+    return rows
+
+
+def _against(percent: float, mean: float | None) -> str:
+    """The paper's value with ours minus it in brackets."""
+    return f"{percent:.1f}" if mean is None else f"{percent:.1f} ({round(100 * mean, 1) - percent + 0.0:+.1f})"
+
+
+def _setting(spec: ExperimentSpec) -> str:
+    model = to_dict(spec.model)
+    del model["iou_head"]
+    return digest({"model": model, "optim": to_dict(spec.optim), "data": to_dict(spec.data), "protocol": spec.protocol})
+
+
 def _few(names: Sequence[str]) -> str:
     more = len(names) - _MOST_NAMES
     return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def _beside(sweep: SweepResult, line: Line, paper: PaperTable) -> bool:
-    """Whether the paper's line is shown all the same, without a difference."""
-    same = not sweep.smoke and not line.spec.paper.changed
-    return same and paper.shown_beside is not None and _is_of(line, paper.shown_beside)
-
-
 def _is_of(line: Line, images: EvaluationSet) -> bool:
     return line.images[1:] == (images.images, images.classes, images.objects)
-
-
-def _against(percent: Mapping[str, float], ours: Mapping[str, Spread], columns: Sequence[str]) -> dict[str, Cell]:
-    """The paper's values with ours minus them in brackets."""
-    cells: dict[str, Cell] = {}
-    for column in columns:
-        mean = ours[column].mean
-        if column in percent:
-            cells[column] = f"{percent[column]:.1f}" if mean is None else (
-                f"{percent[column]:.1f} ({round(100 * mean, 1) - percent[column] + 0.0:+.1f})"
-            )  # fmt: skip
-    return cells
-
-
-def _differences(ours: Mapping[str, Spread], percent: Mapping[str, float], columns: Sequence[str]) -> dict[str, Cell]:
-    """Our values with the difference to the paper's in brackets."""
-    return {
-        column: f"{100 * ours[column].mean:.1f} ({100 * ours[column].mean - percent[column] + 0.0:+.1f})"  # type: ignore[operator]
-        for column in columns
-        if column in ours and column in percent
-    }
 
 
 def _paper_gain(paper: PaperTable, line: Line, baseline: Line | None) -> str:
@@ -281,12 +297,18 @@ def _bounds(interval: Interval | None) -> list[float | None]:
     return [None if part is None else round(100 * part, 4) for part in parts]
 
 
-def _csv(records: Sequence[Sequence[object]]) -> str:
+def _csv(compared: Sequence[_Compared], columns: Sequence[str]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(
         ["line", "seeds", "metric", "ours", "std", "paper", "ours_minus_paper", "ours_minus_baseline", "low", "high",
          "not_comparable_because"]
     )  # fmt: skip
-    writer.writerows(records)
+    for one in compared:
+        for column in columns:
+            numbers = _numbers(one.ours[column], one.printed.get(column), one.reason)
+            bounds = _bounds(one.gains.get(column))
+            writer.writerow(
+                [one.line.name, len(one.line.results), column, *numbers, *bounds, one.reason or ""]
+            )  # fmt: skip
     return stream.getvalue()
