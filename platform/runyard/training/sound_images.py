@@ -2,8 +2,9 @@
 
 One text file for each split and storage folder: a checksum, then a key for each sound image. The key covers all that
 says that the image is still the same: path, size in bytes, time of the last change, annotated size, and the decoder's
-version. So a file that was mended is looked at alone, not its data set. Images that were found unusable are not kept:
-there are few, and a permission or a mount may have changed since. Keys of files that are gone do no harm.
+version. So a file that was mended is looked at alone, not its data set; a bit that flips on the disk, and changes
+neither size nor time, goes unseen until training meets it. Images that were found unusable are not kept: there are few,
+and a permission or a mount may have changed since. Keys of files that are gone do no harm.
 """
 
 import hashlib
