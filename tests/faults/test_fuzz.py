@@ -2,7 +2,7 @@
 
 `fuzz/run.py` does it, `fuzz/kinds.py` and `fuzz/mutations.py` say to what and how. The slow run tries 133,000 inputs:
 36,000 each of COCO files, VOC files and candidate stores, and 5,000 of each other kind. On two cores that others used
-as well (2026-11-22) these took 4 to 7 minutes, those 1.
+as well (2026-11-22) the former took 4 to 11 minutes, the latter 1 to 3.
 """
 
 import json
