@@ -45,14 +45,15 @@ class Report:
 def report(sweep: SweepResult, console: Console, server: ServerResults | None = None) -> Report:
     """Prints the tables of a sweep and writes them, with plots, below `sweep.folder.results`.
 
-    Works with whatever trials have metrics; without any it says so. The first time it resamples every evaluation, which
-    takes seconds a row on thousands of images; that is kept beside the evaluations.
+    Works with whatever trials have metrics; without any it says so. The first time it resamples every evaluation, and
+    keeps that beside it.
     """
     lines = lines_of(sweep.results)
     if not lines:
         console.print(f"{sweep.name}: no trial has results yet", highlight=False)
         return Report()
     lines += _oracle_lines(lines)
+    _resample(lines, console)
     folder = sweep.folder.results
     written: list[Path] = []
     page = [f"# {sweep.name}\n"]
@@ -106,6 +107,16 @@ def _oracle_lines(lines: Sequence[Line]) -> list[Line]:
         if present and line.spec.training_hash not in found:
             found[line.spec.training_hash] = Line(present[0].line, present, len(line.results))
     return list(found.values())
+
+
+def _resample(lines: Sequence[Line], console: Console) -> None:
+    """Says what takes a while: about 14 s an evaluation of 5,000 images and 500,000 detections, on one core."""
+    new = [r for line in lines for r in line.results if not r.evaluation.resampled.exists()]
+    if not new:
+        return
+    console.print(f"  resampling the images of {len(new)} evaluations for the intervals", highlight=False)
+    for result in new:
+        resampled_ap(result)
 
 
 def _halves(lines: Sequence[Line]) -> list[str]:
