@@ -24,6 +24,7 @@ import torch  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from benchmarks import machine  # noqa: E402
+from benchmarks.markdown import page  # noqa: E402
 from benchmarks.rows import AnyRow, print_table  # noqa: E402
 from benchmarks.runner import COMPARISONS, has_failed, run, write_json  # noqa: E402
 from benchmarks.settings import Settings  # noqa: E402
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", default=",".join(COMPARISONS), help="which, as P8,P9 (default: all)")
     parser.add_argument("--json", type=Path, help="write every number here as well")
+    parser.add_argument("--markdown", type=Path, help="write the table here as well")
     parser.add_argument(
         "--quick", action="store_true", help="tiny sizes, two repeats: it proves that all runs, no more"
     )
@@ -44,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--only: no comparison {', '.join(unknown)}; there are {', '.join(COMPARISONS)}")
 
     device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
-    settings = Settings(device, quick=options.quick)
+    compiled_too = device.type == "cuda" and not options.quick
+    settings = Settings(device, quick=options.quick, variants=(False, True) if compiled_too else (False,))
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if arguments is None else arguments)])
     found = machine.describe()
     rows: list[AnyRow] = []
@@ -52,11 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for key in keys:
         print(f"{key} ({COMPARISONS[key].partition(':')[0]}) ...", file=sys.stderr, flush=True)
         rows += run(key, settings)
+        seconds = round(time.monotonic() - started)
         if options.json is not None:  # after each, so that an interruption loses little
-            write_json(options.json, found, rows, command=command, seconds=round(time.monotonic() - started))
+            write_json(options.json, found, rows, command=command, seconds=seconds)
+        if options.markdown is not None:
+            options.markdown.parent.mkdir(parents=True, exist_ok=True)
+            options.markdown.write_text(page(rows, found, command=command, seconds=seconds))
     console = Console(width=None if sys.stdout.isatty() else 140)
     print_table(rows, found, console)
-    console.print(f"{command}: {time.monotonic() - started:.0f} s", highlight=False)
+    console.print(f"{command}: {time.monotonic() - started:.0f} s", highlight=False, soft_wrap=True)
     return int(has_failed(rows))
 
 

@@ -36,7 +36,7 @@ def measure(settings: Settings) -> list[AnyRow]:
 
 def measure_passes(settings: Settings) -> Row:
     """Twelve rows against one pass."""
-    images, (short, long) = (4, (64, 96)) if settings.quick else (12, (400, 667))
+    images, (short, long) = (4, (64, 96)) if settings.quick else (8, (400, 667))
     trunk = BackboneConfig(name="resnet18", weights="none") if settings.quick else BackboneConfig()
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)

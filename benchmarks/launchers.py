@@ -19,7 +19,7 @@ BATCH_SIZE = 8
 
 def measure(settings: Settings) -> list[AnyRow]:
     """P4."""
-    repeats, steps, warm_up = settings.repeats(25), 2 if settings.quick else 4, 1
+    repeats, steps, warm_up = settings.repeats(20), 2 if settings.quick else 3, 1
     side = 64 if settings.quick else 256
     blocks = repeats + warm_up
     with tempfile.TemporaryDirectory() as text:

@@ -142,8 +142,8 @@ def print_table(rows: Sequence[AnyRow], machine: dict[str, Any], console: Consol
         table.add_row(
             row.key,
             "\n".join(part for part in (row.what, row.size, row.checked, row.note) if part),
-            "\n".join(_amounts(row, row.withholds)),
-            "(busy)" if row.withholds and not row.is_relative else escape(_statistic(row)),
+            "\n".join(amounts(row)),
+            "(busy)" if row.withholds and not row.is_relative else escape(statistic(row)),
             row.goal_text,
             "\n".join([row.verdict, *([f"({row.busy:.1f} cores busy)"] if row.was_disturbed else [])]),
         )
@@ -153,15 +153,15 @@ def print_table(rows: Sequence[AnyRow], machine: dict[str, Any], console: Consol
         console.print("(busy): other processes were at work before or after this row; absolute times are withheld")
 
 
-def _amounts(row: Row, hide: bool) -> list[str]:
-    """Medians of ours and of the other, and what the other is."""
-    if row.other is None:
-        return ["(busy)" if hide else _amount(interval(row.ours).median, row.unit)]
-    both = [_amount(interval(column).median, row.unit) for column in (row.ours, row.other)]
-    return ["(busy)" if hide else " / ".join(both), row.other_name]
+def amounts(row: Row) -> list[str]:
+    """Medians of ours and of the other, unless they are withheld; and what the other is."""
+    columns = [row.ours] if row.other is None else [row.ours, row.other]
+    medians = " / ".join(_amount(interval(column).median, row.unit) for column in columns)
+    return ["(busy)" if row.withholds else medians, *([row.other_name] if row.other_name else [])]
 
 
-def _statistic(row: Row) -> str:
+def statistic(row: Row) -> str:
+    """Median and interval in the statistic's unit."""
     found = row.interval
     if row.kind == "speed-up":
         texts = [f"{value:.3g}x" for value in (found.median, found.low, found.high)]

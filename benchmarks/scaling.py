@@ -33,7 +33,7 @@ def measure(settings: Settings) -> list[AnyRow]:
         return [NotRun("P5", f"{_WHAT}, NCCL", "needs two GPUs")]
     if (os.cpu_count() or 1) < WORKERS:
         return [NotRun("P5", _WHAT, "needs two processor cores")]
-    images = 16 if settings.on_gpu else 2
+    images = 16 if settings.on_gpu else 2 if settings.quick else 4
     size = settings.size(FULL_SIZE, (256, 320))
     processes = multiprocessing.get_context("spawn")
     answers = processes.Queue()
@@ -109,7 +109,7 @@ def _work(rank: int, meeting: str, settings: Settings, images: int, size: tuple[
         dist.barrier()
         return seconds(lambda: together.step([batch], LEARNING_RATE), device)()
 
-    found = interleaved(both_work, one_works, repeats=settings.repeats(20 if settings.on_gpu else 10), warm_up=1)
+    found = interleaved(both_work, one_works, repeats=settings.repeats(20 if settings.on_gpu else 8), warm_up=1)
     dist.barrier()
     if rank == 0:
         answers.put(found)

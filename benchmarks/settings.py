@@ -18,16 +18,13 @@ class Settings:
     device: torch.device
     quick: bool = False
     """Everything tiny, and only so often that it has run: for tests. No verdict means anything then."""
+    variants: tuple[bool, ...] = (False,)
+    """Whether the network is compiled: without, with, or one after the other."""
 
     @property
     def on_gpu(self) -> bool:
         """Sizes are the goals' own on a GPU, and reduced on a CPU."""
         return self.device.type == "cuda"
-
-    @property
-    def variants(self) -> tuple[bool, ...]:
-        """Whether the network is compiled: with and without on a GPU, without on a CPU."""
-        return (False, True) if self.on_gpu and not self.quick else (False,)
 
     @property
     def dtype(self) -> torch.dtype | None:

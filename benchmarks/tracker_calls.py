@@ -39,7 +39,7 @@ BLOCK_STEPS = 10
 
 def measure(settings: Settings) -> list[Row]:
     """P13."""
-    blocks = settings.repeats(12)
+    blocks = settings.repeats(8)
     side = 64 if settings.quick else 160
     rows = []
     with tempfile.TemporaryDirectory() as text:

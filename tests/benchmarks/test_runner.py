@@ -25,8 +25,11 @@ def test_every_comparison_has_its_function() -> None:
 
 def test_a_comparison_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "new" / "results.json"
-    assert command.main(["--quick", "--cpu", "--only", "p9", "--json", str(target)]) == 0
+    page = target.with_suffix(".md")
+    options = ["--quick", "--cpu", "--only", "p9", "--json", str(target), "--markdown", str(page)]
+    assert command.main(options) == 0
     assert "COCO AP" in capsys.readouterr().out
+    assert "| P9 | COCO AP; reduced: 20 images" in page.read_text()
     content = json.loads(target.read_text())
     assert content["command"].startswith("python -m benchmarks --quick")
     assert content["machine"]["torch"] == torch.__version__.partition("+")[0]
