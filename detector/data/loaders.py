@@ -8,12 +8,14 @@ of work at every evaluation. Forking a process that has threads is safe here bec
 nor the network, and run torch on one thread. The training loader's are started once a run.
 """
 
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
@@ -91,12 +93,22 @@ class BatchLoader:
                         "Is their storage reachable? Else give more loader workers, or a longer time-out"
                     ) from None
                 error.add_note(f"while waiting for step {waited_for.step} of epoch {waited_for.epoch}: {files}")
+                error.add_note(_why_loader_workers_die())
                 raise
             if isinstance(item, InputError):
                 raise item
             received += 1
             yield item
             waiting_since = time.monotonic()
+
+
+def _why_loader_workers_die() -> str:
+    shared_memory = Path("/dev/shm")
+    free = f" ({shutil.disk_usage(shared_memory).free / 2**20:.0f} MiB free)" if shared_memory.is_dir() else ""
+    return (
+        f"a loader worker that dies without an error lacked memory, or shared memory{free} to hand its images over; "
+        "with runtime.loader_workers 0 there are none"
+    )
 
 
 class _TrainingReader(TorchDataset["Batch | InputError"]):

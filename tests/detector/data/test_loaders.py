@@ -187,6 +187,7 @@ def test_a_killed_loader_worker_is_noticed(
     assert len(errors) == 1
     assert "DataLoader worker" in str(errors[0])
     assert "while waiting for step 0 of epoch 0" in errors[0].__notes__[0]
+    assert "lacked memory, or shared memory (" in errors[0].__notes__[1]
 
 
 def test_nothing_to_train_on_is_said_before_any_worker_starts(dataset: Dataset) -> None:
