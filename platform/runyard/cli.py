@@ -163,8 +163,7 @@ Command = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The `runyard` command; returns the exit status."""
-    command = tyro.cli(Command, prog="runyard", description=__doc__, args=arguments)
-    return entry.main(command.run)
+    return entry.main(lambda: tyro.cli(Command, prog="runyard", description=__doc__, args=arguments).run())
 
 
 if __name__ == "__main__":
