@@ -59,7 +59,8 @@ class Head:
     def status(self, name: str) -> str:
         told = self.job("status", name)
         assert told.returncode == 0, told.stdout + told.stderr
-        return next(word for word in ("SUCCEEDED", "FAILED", "STOPPED", "RUNNING", "PENDING") if word in told.stdout)
+        states = ("SUCCEEDED", "FAILED", "STOPPED", "RUNNING", "PENDING")
+        return next(state for state in states if state.lower() in told.stdout.lower())
 
     def kill(self) -> None:
         """SIGKILL to all of it at once, as when the machine goes."""
