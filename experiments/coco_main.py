@@ -20,10 +20,13 @@ from recipes import TABLE1_ROWS, smoke, table1  # noqa: E402
 from runyard import entry  # noqa: E402
 from runyard.sweeps import command  # noqa: E402
 
+SWEEP_OPTIONS = ("--rows", "--seeds", "--vary", "--max-concurrent")
+"""Any of them asks for a sweep over the table."""
+
 
 def run() -> None:
     """Parses the command line and runs the experiment, or the sweep."""
-    if any(argument.partition("=")[0] in ("--rows", "--seeds") for argument in sys.argv[1:]):
+    if any(argument.partition("=")[0] in SWEEP_OPTIONS for argument in sys.argv[1:]):
         sweep_options, recipe = command.parse(table1, TABLE1_ROWS, smoke, __doc__ or "", command.SweepOptions)
         command.run(command.build("table1", recipe, TABLE1_ROWS, sweep_options), sweep_options, RUNTIME_ENV, (TABLE1,))
         return

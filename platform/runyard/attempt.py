@@ -52,7 +52,7 @@ def launch(spec: ExperimentSpec, folder: RunFolder, launcher: Launcher) -> dict[
 
 def make_reports(spec: ExperimentSpec, folder: RunFolder) -> list[Artifact]:
     """Draws what a person wants to look at of a finished run; returns everything worth keeping."""
-    dataset = load_dataset(folder.dataset("val"))
+    dataset = load_dataset(folder.val_data(spec.validation_hash))
     evaluation = folder.evaluation(spec.scoring_hash)
     table = read_coco_results(evaluation.detections, dataset)
     plot_correlation(dataset, table, evaluation.correlation_plot, title=spec.recipe)

@@ -37,7 +37,7 @@ def detect_images(
     scoring = spec.scoring if alpha is None else replace(spec.scoring, confidence="alpha", alpha=alpha)
     if alpha is not None and not spec.model.iou_head:
         raise ConfigError("means nothing to a run without an IoU head", field="alpha", value=alpha)
-    classes = load_dataset(folder.dataset("val")).class_names
+    classes = load_dataset(folder.val_data(spec.validation_hash)).class_names
     dataset = load_coco(annotations, images, classes, annotations.stem, labelled=False)
     context = LocalContext()
     model = RetinaNet(spec.model, len(classes))

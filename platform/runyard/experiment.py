@@ -52,7 +52,7 @@ class RunOutcome:
 
     def load_detections(self) -> tuple[Dataset, DetectionTable]:
         """The validation split and what was found in it."""
-        dataset = load_dataset(self.folder.dataset("val"))
+        dataset = load_dataset(self.folder.val_data(self.spec.validation_hash))
         return dataset, read_coco_results(self.evaluation.detections, dataset)
 
 

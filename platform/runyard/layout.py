@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from detector.atomic_files import atomic_file
@@ -164,18 +164,22 @@ class RunFolder:
         """All complete checkpoints, newest first."""
         return sorted(self.root.glob("checkpoint-*"), reverse=True)
 
-    def dataset(self, split: Literal["train", "val"]) -> Path:
-        """The validated annotations of a split in the form that workers read."""
-        return self.root / "data" / f"{split}.npz"
+    @property
+    def train_data(self) -> Path:
+        """The validated annotations of the training split in the form that workers read."""
+        return self.root / "data" / "train.npz"
+
+    def val_data(self, validation_hash: str) -> Path:
+        """The same of a selection of validation images; the same weights may be evaluated on several."""
+        return self.root / "data" / f"val-{safe_name(validation_hash[:_HASH_LENGTH_IN_NAMES])}.npz"
 
     def evaluation(self, scoring_hash: str) -> EvaluationFolder:
         """Folder of the final weights' evaluation under one scoring."""
         return EvaluationFolder(self.root / "evaluation" / safe_name(scoring_hash[:_HASH_LENGTH_IN_NAMES]))
 
-    @property
-    def candidates(self) -> Path:
-        """The store of the final weights' raw candidates on the validation split, for rescoring."""
-        return self.root / "candidates"
+    def candidates(self, validation_hash: str) -> Path:
+        """The store of the final weights' raw candidates on a selection of validation images, for rescoring."""
+        return self.root / f"candidates-{safe_name(validation_hash[:_HASH_LENGTH_IN_NAMES])}"
 
     @property
     def oracle(self) -> EvaluationFolder:

@@ -139,6 +139,12 @@ class ExperimentSpec:
         return digest(content)
 
     @property
+    def validation_hash(self) -> str:
+        """16 hexadecimal digits that name the selection of validation images."""
+        data = to_dict(self.data)
+        return digest({key: data[key] for key in ("val_split", "val_limit", "classes")})
+
+    @property
     def scoring_hash(self) -> str:
         """16 hexadecimal digits that name how a trained model is turned into numbers."""
         tree = to_dict(self)

@@ -53,7 +53,7 @@ def test_every_row_is_direct_inference_and_pycocotools(shared_data: Path, tmp_pa
     assert [result.row for result in sweep.results] == ["none", *(f"{a / 10:.1f}" for a in range(10, 0, -1)), "0"]
 
     spec: ExperimentSpec = from_dict(json.loads((trained / "spec.json").read_text()))
-    dataset = load_dataset(RunFolder(trained).dataset("val"))
+    dataset = load_dataset(RunFolder(trained).val_data(spec.validation_hash))
     model = RetinaNet(spec.model, len(dataset.categories))
     load_checkpoint(final_checkpoint(RunFolder(trained)), model)
     model = model.to(memory_format=torch.channels_last)

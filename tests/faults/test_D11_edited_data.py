@@ -52,12 +52,12 @@ def replace_image(root: Path) -> None:
 )
 def test_D11_an_edited_data_set_is_refused(spec: ExperimentSpec, edit: Callable[[Path], None], split: str) -> None:
     folder = prepare(spec).folder
-    before = folder.dataset("train").read_bytes()
+    before = folder.train_data.read_bytes()
     assert spec.source.data is not None
     edit(spec.source.data)
     with pytest.raises(ConfigError, match=rf"the data set has changed since this run started \({split}\)"):
         prepare(spec)
-    assert folder.dataset("train").read_bytes() == before
+    assert folder.train_data.read_bytes() == before
 
 
 def test_D11_another_name_starts_anew_on_the_edited_data(spec: ExperimentSpec) -> None:

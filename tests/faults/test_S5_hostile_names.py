@@ -98,7 +98,7 @@ def test_S5_a_data_set_of_hostile_names_is_trained_on_and_nothing_leaves_the_run
     assert strays == []
     assert all(path.name.isascii() for path in root.rglob("*"))
     # What they were called is kept: in the columns, in the specification, in the results.
-    assert set(load_dataset(outcome.folder.dataset("val")).class_names) <= set(HOSTILE)
+    assert set(load_dataset(outcome.folder.val_data(outcome.spec.validation_hash)).class_names) <= set(HOSTILE)
     assert from_dict(json.loads(outcome.folder.spec.read_text())).source.data == data
     client = MlflowClient(tracking_uri)
     (run,) = client.search_runs([client.get_experiment_by_name("runyard").experiment_id])

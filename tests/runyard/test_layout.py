@@ -59,7 +59,8 @@ def test_everything_of_a_run_lies_under_its_root(tmp_path: Path) -> None:
     assert evaluation.metrics.relative_to(folder.root).as_posix() == "evaluation/abcdef012345/metrics.json"
     paths = [
         folder.spec, folder.manifest, folder.journal, folder.tracking, folder.initial_weights,
-        folder.checkpoint(7), folder.plots, folder.dataset("train"), folder.dataset("val"), evaluation.detections,
+        folder.checkpoint(7), folder.plots, folder.train_data, folder.val_data("../01"), folder.candidates("/01"),
+        evaluation.detections,
         evaluation.correlation_plot, evaluation.gallery_image("../../x"), other.detections,
     ]  # fmt: skip
     assert len(set(paths)) == len(paths)

@@ -5,15 +5,15 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class EvaluationSet:
-    """The images that numbers are of, by what can be counted in them."""
+class ImageSet:
+    """The images that numbers are of, or weights come from, by what can be counted in them."""
 
     name: str
     """'COCO val2017'."""
     images: int
     classes: int
     objects: int | None
-    """Annotated objects, crowds and difficult ones among them. None: the annotations are not public."""
+    """Annotated objects, crowds and difficult ones among them. None: not known here."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,14 @@ class PaperTable:
 
     number: int
     title: str
-    evaluated_on: EvaluationSet
+    evaluated_on: ImageSet
     """Of the numbers; those of other images are not comparable."""
+    trained_on: ImageSet
     protocol: str
     """What AP means there: 'coco' (101 points) or 'voc07' (11 points, difficult objects ignored)."""
     columns: tuple[str, ...]
     rows: dict[str, PaperRow]
-    shown_beside: EvaluationSet | None = None
+    shown_beside: ImageSet | None = None
     """Other images whose numbers are shown beside these without a difference: val2017's beside test-dev's."""
 
     @property
@@ -60,9 +61,10 @@ class PaperTable:
         return cls(
             **{
                 **tree,
-                "evaluated_on": EvaluationSet(**tree["evaluated_on"]),
+                "evaluated_on": ImageSet(**tree["evaluated_on"]),
+                "trained_on": ImageSet(**tree["trained_on"]),
                 "columns": tuple(tree["columns"]),
                 "rows": {key: PaperRow(**row) for key, row in tree["rows"].items()},
-                "shown_beside": None if beside is None else EvaluationSet(**beside),
+                "shown_beside": None if beside is None else ImageSet(**beside),
             }
         )

@@ -4,8 +4,8 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
@@ -31,6 +31,9 @@ class SweepOptions(CommonOptions):
     with every combination."""
     max_concurrent: int | None = None
     """Trainings at once. None: as many as the cluster can hold."""
+    given: Annotated[Mapping[str, Mapping[str, Any]], tyro.conf.Fixed, tyro.conf.Suppress] = field(default_factory=dict)
+    """By row, the fields that change results and that the command line has set, by dotted name: what a row's recipe
+    says already is not among them."""
 
 
 AnyOptions = TypeVar("AnyOptions", bound=SweepOptions)
@@ -67,14 +70,21 @@ def parse(
     def made(row: str) -> ExperimentSpec:
         return smoke(recipe(row)) if made_tiny else recipe(row)
 
-    default = options_type.of(made(rows[0]), rows=tuple(rows))
-    return tyro.cli(options_type, default=default, args=arguments, description=description), made
+    def parsed(row: str) -> AnyOptions:
+        default = options_type.of(made(row), rows=tuple(rows))
+        return tyro.cli(options_type, default=default, args=arguments, description=description)
+
+    options = parsed(rows[0])
+    # Rows differ in what they leave to the command line, so each is asked: an option may be one row's own value.
+    chosen = [row for row in rows if row in options.rows] if arguments else []
+    given = {row: changed_fields(made(row), parsed(row).apply(made(row))) for row in chosen}
+    return replace(options, given=given), made
 
 
 def build(
     table: str, recipe: Callable[[str], ExperimentSpec], rows: Sequence[str], options: SweepOptions
 ) -> SweepCommand:
-    """The trials that options ask for: what differs from the first row's recipe holds for all rows.
+    """The trials that options ask for; an option holds for all rows.
 
     Args:
         table: the sweep's name before options are added to it.
@@ -83,19 +93,16 @@ def build(
     Raises ConfigError for unknown rows, bad axes, and options that make two rows equal.
     """
     unknown = [row for row in options.rows if row not in rows]
+    if options.max_concurrent is not None and options.max_concurrent < 1:
+        raise ConfigError("must be at least 1", field="max_concurrent", value=options.max_concurrent)
     if unknown:
         raise ConfigError("is no row of this table", field="rows", value=unknown[0], remedy=f"Rows: {', '.join(rows)}")
-    changes = changes_of(recipe(rows[0]), options)
     runtime = replace(options.runtime, name=None)
     specs = {
-        row: replace(with_fields(recipe(row), changes), source=options.source, runtime=runtime) for row in options.rows
+        row: replace(with_fields(recipe(row), options.given.get(row, {})), source=options.source, runtime=runtime)
+        for row in options.rows
     }
-    return SweepCommand(sweep_name(table, options, changes), expand_options(specs, recipe, options))
-
-
-def changes_of(base: ExperimentSpec, options: SweepOptions) -> dict[str, Any]:
-    """The fields that change results and that the command line has set, by dotted name."""
-    return changed_fields(base, options.apply(base))
+    return SweepCommand(sweep_name(table, options), expand_options(specs, recipe, options))
 
 
 def expand_options(
@@ -109,10 +116,13 @@ def expand_options(
     return tuple(replace(trial, spec=against_recipe(trial.spec, recipe(trial.row))) for trial in trials)
 
 
-def sweep_name(table: str, options: SweepOptions, changes: Mapping[str, Any]) -> str:
-    """--name, or the table with what was changed in all its rows."""
+def sweep_name(table: str, options: SweepOptions) -> str:
+    """--name, or the table with what was changed in its rows."""
     if options.runtime.name is not None:
         return options.runtime.name
+    changes: dict[str, Any] = {}
+    for of_row in options.given.values():
+        changes |= of_row
     parts = ["smoke"] * options.smoke + [table] + [digest(dict(changes))[:8]] * bool(changes)
     return "-".join(parts)
 

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from detector.errors import ConfigError
 from runyard.finished import finished_run
-from runyard.spec import ExperimentSpec
-from runyard.sweeps.command import SweepCommand, SweepOptions, changes_of, expand_options, sweep_name
+from runyard.spec import ExperimentSpec, SourceConfig
+from runyard.sweeps.command import SweepCommand, SweepOptions, expand_options, sweep_name
 from runyard.sweeps.grid import with_fields
 
 
@@ -23,16 +24,19 @@ def build(
     Raises ConfigError as `finished_run` does, for a run that has an IoU head and must not, or the reverse, and for
     options that would change the training.
     """
-    changes = changes_of(recipe(next(iter(runs))), options)
+    changes: dict[str, Any] = {}
+    for of_row in options.given.values():
+        changes |= of_row
     training = ["smoke"] * options.smoke + ["seeds"] * (options.seeds > 1)
     training += [name for name in changes if name.split(".")[0] not in ("scoring", "protocol")]
     if training:
         raise ConfigError("concerns the training, and finished runs are not trained", field=training[0])
+    named = {name: value for name, value in vars(options.source).items() if value != getattr(SourceConfig(), name)}
     specs = {}
     for row, path in runs.items():
         if path is None or row not in options.rows:
             continue
-        wanted = with_fields(recipe(row), changes)
+        wanted = with_fields(recipe(row), options.given.get(row, {}))
         trained = finished_run(path)
         if trained.model.iou_head != wanted.model.iou_head:
             headless = "has no IoU head: every alpha scores it alike"
@@ -43,8 +47,8 @@ def build(
             paper=wanted.paper,
             scoring=wanted.scoring,
             protocol=wanted.protocol,
-            source=options.source if options.source.data is not None else trained.source,
+            source=replace(trained.source, **named),
             runtime=replace(options.runtime, storage=trained.runtime.storage, name=trained.runtime.name),
         )
     trials = expand_options(specs, recipe, options)
-    return SweepCommand(sweep_name(f"{table}-{trials[-1].spec.runtime.name}", options, changes), trials)
+    return SweepCommand(sweep_name(f"{table}-{trials[-1].spec.runtime.name}", options), trials)

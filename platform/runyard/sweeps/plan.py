@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from detector.candidate_header import MAX_ROWS
 from detector.config import ScoringConfig
 from detector.data.samples import Dataset
 from detector.errors import ConfigError, InputError
@@ -94,7 +95,7 @@ def _plan_training(group: Sequence[Trial], data: OpenedData) -> tuple[list[Cell]
     main = _main_spec(group, folder)
     run = prepare(main, splits)
     group = [replace(t, spec=replace(t.spec, source=run.spec.source, runtime=run.spec.runtime)) for t in group]
-    trained = bool(evaluated)
+    trained = bool(folder.evaluations() and folder.checkpoints())
     left = [trial for trial in group if not folder.evaluation(trial.spec.scoring_hash).metrics.exists()]
     to_score = [trial for trial in left if trained or trial.spec.scoring_hash != main.scoring_hash]
     jobs: list[Job] = []
@@ -153,4 +154,10 @@ def _rows(group: Sequence[Trial]) -> tuple[ScoringRow, ...]:
     rows = [ScoringRow(trial.spec.scoring) for trial in group]
     if group[0].spec.model.iou_head:
         rows.append(ScoringRow(replace(group[0].spec.scoring, confidence="alpha", alpha=ScoringConfig().alpha), True))
-    return tuple(dict.fromkeys(rows))
+    different = tuple(dict.fromkeys(rows))
+    if len(different) > MAX_ROWS:
+        raise ConfigError(
+            f"{len(different)} scorings of one training are more than a candidate store can hold ({MAX_ROWS})",
+            field="rows", value=group[0].label, remedy="Run two sweeps with other names",
+        )  # fmt: skip
+    return different

@@ -1,13 +1,13 @@
 """What a sweep ends with, and `runyard table` makes again: tables beside the paper's, plots, and one page of all."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from detector.errors import ConfigError
+from detector.errors import ConfigError, InputError
 from detector.evaluation.correlation import confidence_correlation, true_ious
 from runyard.attempt import Artifact
 from runyard.layout import atomic_write_text, safe_name
@@ -15,18 +15,10 @@ from runyard.reports.paper import PaperTable
 from runyard.reports.plots import ConfidencePanel, plot_ap_by_iou, plot_confidence_panels
 from runyard.reports.sweep_plots import AlphaPanel, plot_alpha, plot_gains
 from runyard.reports.tables import Row, Spread, comparison_table, latex, markdown, print_whole
-from runyard.sweeps.resampling import best_alpha_on_halves, resampled_ap
-from runyard.sweeps.results import SweepResult, oracle_of
-from runyard.sweeps.tables import (
-    COLUMNS,
-    Line,
-    ServerResults,
-    baseline_of,
-    gains_of,
-    lines_of,
-    make_table,
-    why_not_comparable,
-)
+from runyard.sweeps.lines import Line, Resampled, baseline_of, gains_of, lines_of
+from runyard.sweeps.resampling import ResampledAP, best_alpha_on_halves, resampled_ap
+from runyard.sweeps.results import SweepResult, TrialResult, oracle_of
+from runyard.sweeps.tables import COLUMNS, ServerResults, make_table, why_not_comparable
 
 _FEWEST_ALPHAS = 3
 _MOST_PANELS = 4
@@ -48,17 +40,19 @@ def report(sweep: SweepResult, console: Console, server: ServerResults | None = 
     Works with whatever trials have metrics; without any it says so. The first time it resamples every evaluation, and
     keeps that beside it.
     """
+    if server is not None and not any(paper.shown_beside for paper in sweep.paper):
+        raise ConfigError("a server's results stand beside Table 1 only", field="server_results", value=sweep.name)
     lines = lines_of(sweep.results)
     if not lines:
         console.print(f"{sweep.name}: no trial has results yet", highlight=False)
         return Report()
     lines += _oracle_lines(lines)
-    _resample(lines, console)
+    resampled = _resample(lines, console)
     folder = sweep.folder.results
     written: list[Path] = []
     page = [f"# {sweep.name}\n"]
     for paper in sweep.paper or (None,):
-        table = make_table(sweep, lines, paper, resampled_ap, server if paper and paper.number == 1 else None)
+        table = make_table(sweep, lines, paper, resampled, server if paper and paper.shown_beside else None)
         print_whole(comparison_table(table.rows, table.columns, table.title), console)
         for note in table.notes:
             console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True, style="dim")
@@ -71,10 +65,10 @@ def report(sweep: SweepResult, console: Console, server: ServerResults | None = 
             written.append(folder / f"{stem}{suffix}")
             atomic_write_text(written[-1], content)
     summary = "\n".join(page[1:])
-    halves = _halves(lines)
+    halves = _halves(lines, resampled)
     for sentence in halves:
         console.print(f"  {sentence}", highlight=False, soft_wrap=True)
-    plots = _plots(sweep, lines)
+    plots = _plots(sweep, lines, resampled, console)
     correlation = "Correlation of the confidence with the true IoU"
     page += [markdown(_correlations(lines), ("Pearson", "Spearman"), correlation, unit="")]
     page += ["Best alpha:\n\n" + "".join(f"- {sentence}\n" for sentence in halves)] * bool(halves)
@@ -99,105 +93,134 @@ def read_server_results(path: Path) -> ServerResults:
 
 
 def _oracle_lines(lines: Sequence[Line]) -> list[Line]:
-    """One for each line of trainings that was ranked by several alphas, where the stores declare the oracle."""
-    found: dict[str, Line] = {}
-    for line in lines:
-        oracles = [oracle_of(r) for r in line.results] if line.alpha is not None else []
-        present = tuple(o for o in oracles if o is not None)
-        if present and line.spec.training_hash not in found:
-            found[line.spec.training_hash] = Line(present[0].line, present, len(line.results))
-    return list(found.values())
+    """One for each group of lines that differ in alpha alone, where the stores declare the oracle."""
+    found = []
+    groups = _alpha_groups(lines, fewest=1)
+    for group in groups:
+        first = next(iter(group.values()))
+        oracles = tuple(o for o in (oracle_of(r) for r in first.results) if o is not None)
+        if oracles:
+            name = oracles[0].line + (f" ({first.name})" if len(groups) > 1 else "")
+            found.append(Line(name, oracles, first.planned))
+    return found
 
 
-def _resample(lines: Sequence[Line], console: Console) -> None:
-    """Says what takes a while: about 14 s an evaluation of 5,000 images and 500,000 detections, on one core."""
-    new = [r for line in lines for r in line.results if not r.evaluation.resampled.exists()]
-    if not new:
-        return
-    console.print(f"  resampling the images of {len(new)} evaluations for the intervals", highlight=False)
-    for result in new:
-        resampled_ap(result)
+def _resample(lines: Sequence[Line], console: Console) -> dict[str, ResampledAP]:
+    """By the results' ids. Says what takes a while: about 14 s an evaluation of 5,000 images and 500,000 detections, on
+    one core; and what cannot be had any more."""
+    results = [result for line in lines for result in line.results]
+    new = sum(not result.evaluation.resampled.exists() for result in results)
+    if new:
+        console.print(f"  resampling the images of {new} evaluations for the intervals", highlight=False)
+    resampled = {}
+    for result in results:
+        try:
+            resampled[result.id] = resampled_ap(result)
+        except InputError as error:
+            _tell_lost(console, result, "no interval", error)
+    return resampled
 
 
-def _halves(lines: Sequence[Line]) -> list[str]:
+def _tell_lost(console: Console, result: TrialResult, what: str, error: InputError) -> None:
+    console.print(f"  {result.label}: {what}, its detections are gone: {error}", style="yellow", soft_wrap=True,
+                  highlight=False, markup=False)  # fmt: skip
+
+
+def _halves(lines: Sequence[Line], resampled: Resampled) -> list[str]:
     """What choosing alpha on one half of the images gives on the other."""
-    by_alpha = _by_alpha(lines)
-    if len(by_alpha) < _FEWEST_ALPHAS:
-        return []
-    return [
-        f"Best alpha on one half of the images ({choice.images[0]:,}): {choice.alpha:g}, with AP "
-        f"{100 * choice.chosen_ap:.1f} there and {100 * choice.reported_ap:.1f} on the other half, where the best of "
-        f"any alpha is {100 * choice.best_ap:.1f}."
-        for choice in best_alpha_on_halves({a: [resampled_ap(r) for r in line.results] for a, line in by_alpha.items()})
-    ]
+    sentences = []
+    groups = _alpha_groups(lines)
+    for group in groups:
+        whole = {
+            alpha: [resampled[result.id] for result in line.results]
+            for alpha, line in group.items()
+            if all(result.id in resampled for result in line.results)
+        }
+        which = f" of {next(iter(group.values())).row}" if len(groups) > 1 else ""
+        sentences += [
+            f"Best alpha{which} on one half of the images ({choice.images[0]:,}): {choice.alpha:g}, with COCO AP "
+            f"{100 * choice.chosen_ap:.1f} there and {100 * choice.reported_ap:.1f} on the other half, where the best "
+            f"of any alpha is {100 * choice.best_ap:.1f}."
+            for choice in best_alpha_on_halves(whole)
+        ]
+    return sentences
 
 
-def _by_alpha(lines: Sequence[Line]) -> dict[float, Line]:
-    """The lines of the first training that was ranked by alphas."""
-    ranked = [line for line in lines if line.alpha is not None]
-    return {line.alpha: line for line in ranked if line.spec.training_hash == ranked[0].spec.training_hash}  # type: ignore[misc]
+def _alpha_groups(lines: Sequence[Line], fewest: int = _FEWEST_ALPHAS) -> list[dict[float, Line]]:
+    """The lines that differ in alpha alone, by alpha; groups of too few values are left out."""
+    groups: dict[str, dict[float, Line]] = {}
+    for line in lines:
+        if line.alpha is not None:
+            groups.setdefault(line.without_alpha, {})[line.alpha] = line
+    return [group for group in groups.values() if len(group) >= fewest]
 
 
-def _plots(sweep: SweepResult, lines: Sequence[Line]) -> list[Path]:
+def _plots(sweep: SweepResult, lines: Sequence[Line], resampled: Resampled, console: Console) -> list[Path]:
     folder = sweep.folder.results
-    paper = sweep.paper[-1] if sweep.paper else None
     shown = _highlights(lines)
-    comparable = paper is not None and any(why_not_comparable(sweep, line, paper) is None for line in lines)
-    label = f"paper, {paper.evaluated_on.name}{'' if comparable else ' (not comparable)'}" if paper else ""
+    label = _paper_label(sweep, lines)
     plots = []
-    if len(_by_alpha(lines)) >= _FEWEST_ALPHAS:
-        plots.append(_plot_alpha(sweep, lines, label))
-    with_baseline = [(line, baseline) for line in lines if (baseline := baseline_of(line, lines)) is not None]
+    for number, group in enumerate(_alpha_groups(lines)):
+        path = folder / ("alpha.png" if number == 0 else f"alpha-{number + 1}.png")
+        plots.append(_plot_alpha(sweep, lines, group, path, label))
+    with_baseline = [(line, base) for line in lines if (base := baseline_of(line, lines)) is not None]
     gaining = [(line, base) for line, base in with_baseline if line.alpha is None and not line.results[0].oracle]
     gaining = (gaining or [(line, base) for line, base in with_baseline if line in shown])[:_MOST_BARS]
-    if gaining:
-        gains = {line.label: gains_of(line, base, COLUMNS, resampled_ap) for line, base in gaining}
+    gains = {line.label: gains_of(line, base, COLUMNS, resampled) for line, base in gaining}
+    if gains and all(gains.values()):
         printed = {} if sweep.smoke else {line.label: _paper_gains(sweep.paper, line, base) for line, base in gaining}
         plots.append(plot_gains(gains, folder / "gains.png", paper=printed, paper_label=label, title=sweep.name))
-    plots.append(
-        plot_ap_by_iou(
-            {line.label: line.results[0].metrics or {} for line in shown}, folder / "ap_by_iou.png", title=sweep.name
-        )
-    )
-    plots.append(_plot_confidences(shown, folder / "confidence.png", sweep.name))
+    curves = {line.label: line.results[0].metrics or {} for line in shown}
+    plots.append(plot_ap_by_iou(curves, folder / "ap_by_iou.png", title=sweep.name))
+    panels = [panel for line in shown if (panel := _confidence_panel(line, console)) is not None]
+    if panels:
+        plots.append(plot_confidence_panels(panels, folder / "confidence.png", title=sweep.name))
     return plots
 
 
-def _plot_alpha(sweep: SweepResult, lines: Sequence[Line], label: str) -> Path:
-    by_alpha = _by_alpha(lines)
-    first = next(iter(by_alpha.values()))
+def _paper_label(sweep: SweepResult, lines: Sequence[Line]) -> str:
+    """What the plots call the paper's curve: on which images, and whether all its rows may be compared with ours."""
+    if not sweep.paper:
+        return ""
+    paper = sweep.paper[-1]
+    reproduced = [line for line in lines if line.spec.paper.row in paper.rows]
+    comparable = all(why_not_comparable(sweep, line, paper) is None for line in reproduced)
+    return f"paper, {paper.evaluated_on.name}{'' if comparable else ' (not comparable)'}"
+
+
+def _plot_alpha(sweep: SweepResult, lines: Sequence[Line], group: Mapping[float, Line], path: Path, label: str) -> Path:
+    first = next(iter(group.values()))
     baseline = baseline_of(first, lines)
-    oracle = next((o for o in lines if o.results[0].oracle), None)
+    oracle = next((o for o in lines if o.results[0].oracle and o.without_alpha == first.without_alpha), None)
     panels = []
     for metric in COLUMNS:
         name = f"val/{metric}"
-        tables = [] if sweep.smoke else [table for table in sweep.paper if table.protocol == "coco"]
-        printed = {
-            key: row.percent[metric] / 100 for t in tables for key, row in t.rows.items() if metric in row.percent
-        }
-        values = {a: printed[line.spec.paper.row] for a, line in by_alpha.items() if line.spec.paper.row in printed}
+        tables = [] if sweep.smoke else [table.rows for table in sweep.paper if table.protocol == "coco"]
+        printed = {key: row.percent[metric] / 100 for t in tables for key, row in t.items() if metric in row.percent}
+        values = {a: printed[line.spec.paper.row] for a, line in group.items() if line.spec.paper.row in printed}
         panels.append(
             AlphaPanel(
                 metric,
-                {alpha: line.spread(name) for alpha, line in by_alpha.items()},
+                {alpha: line.spread(name) for alpha, line in group.items()},
                 baseline.spread(name) if baseline else None,
                 oracle.spread(name) if oracle else None,
                 values,
                 printed.get("baseline") if values else None,
             )
         )
-    return plot_alpha(panels, sweep.folder.results / "alpha.png", paper_label=label, title=sweep.name)
+    return plot_alpha(panels, path, paper_label=label, title=sweep.name)
 
 
-def _plot_confidences(shown: Sequence[Line], path: Path, title: str) -> Path:
-    """Of the first seed of each line."""
-    panels = []
-    for line in shown:
+def _confidence_panel(line: Line, console: Console) -> ConfidencePanel | None:
+    """Of the first seed; None where its detections cannot be had any more."""
+    try:
         dataset, table = line.results[0].load_detections()
-        true_iou = true_ious(dataset, table)
-        correlation = confidence_correlation(table.scores, true_iou)
-        panels.append(ConfidencePanel(f"confidence: {line.label}", table.scores, true_iou, correlation))
-    return plot_confidence_panels(panels, path, title=title)
+    except InputError as error:
+        _tell_lost(console, line.results[0], "no heat map", error)
+        return None
+    true_iou = true_ious(dataset, table)
+    correlation = confidence_correlation(table.scores, true_iou)
+    return ConfidencePanel(f"confidence: {line.label}", table.scores, true_iou, correlation)
 
 
 def _highlights(lines: Sequence[Line]) -> list[Line]:
@@ -237,4 +260,4 @@ def _class_table(lines: Sequence[Line]) -> str:
     prefix = "val/class_AP/"
     names = dict.fromkeys(n for line in lines for r in line.results for n in r.metrics or {} if n.startswith(prefix))
     rows = [Row(name.removeprefix(prefix), {line.label: line.spread(name) for line in lines}) for name in names]
-    return markdown(rows, [line.label for line in lines], "AP of each class")
+    return markdown(rows, [line.label for line in lines], "AP of each class")  # a line's label is its own

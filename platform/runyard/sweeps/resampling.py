@@ -8,7 +8,7 @@ import hashlib
 import io
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,10 +51,10 @@ class ResampledAP:
 
 def resampled_ap(result: TrialResult) -> ResampledAP:
     """Reads it from the evaluation's folder, where an earlier call has left it, or computes it and leaves it there."""
-    path = result.evaluation.resampled
+    path, of = result.evaluation.resampled, _identity(result)
     try:
         with np.load(path, allow_pickle=False) as stored:
-            if stored["version"] == _VERSION and len(stored["draws"]) == 1 + RESAMPLES:
+            if str(stored["of"]) == of and len(stored["draws"]) == 1 + RESAMPLES:
                 first, second = stored["sizes"].tolist()
                 return ResampledAP(stored["draws"], stored["halves"], (first, second))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
@@ -62,11 +62,11 @@ def resampled_ap(result: TrialResult) -> ResampledAP:
     dataset, table = result.load_detections()
     half = image_halves(dataset)
     weights = np.concatenate([image_draws(len(dataset), RESAMPLES, SEED), [half == 0, half == 1]])
-    matches = match_as_coco(dataset, table, max_detections=result.spec.scoring.max_detections)
+    matches = match_as_coco(dataset, table)
     ap = weighted_average_precision(matches, len(dataset.categories), weights, range(len(IOU_THRESHOLDS)))
     sizes = (int((half == 0).sum()), int((half == 1).sum()))
     content = io.BytesIO()
-    np.savez(content, version=_VERSION, draws=ap[:-2], halves=ap[-2:], sizes=sizes)
+    np.savez(content, of=of, draws=ap[:-2], halves=ap[-2:], sizes=sizes)
     atomic_write_bytes(path, content.getvalue())
     return ResampledAP(ap[:-2], ap[-2:], sizes)
 
@@ -92,7 +92,7 @@ class HalvesChoice:
     """The best that any alpha reaches on the other half."""
 
 
-def best_alpha_on_halves(by_alpha: dict[float, Sequence[ResampledAP]]) -> list[HalvesChoice]:
+def best_alpha_on_halves(by_alpha: Mapping[float, Sequence[ResampledAP]]) -> list[HalvesChoice]:
     """COCO AP, mean over seeds, with alpha chosen on one half of the images and reported on the other, in both
     directions.
 
@@ -116,6 +116,12 @@ def best_alpha_on_halves(by_alpha: dict[float, Sequence[ResampledAP]]) -> list[H
 def image_halves(dataset: Dataset) -> NDArray[np.int64]:
     """(N,) 0 or 1: which half an image is in, by its id alone, not by its place in the file."""
     return np.array([_digest(f"{SEED} {image_id!r}") & 1 for image_id in dataset.image_ids], dtype=np.int64)
+
+
+def _identity(result: TrialResult) -> str:
+    """Changes where the evaluation was made anew, or would be drawn from other images."""
+    parts = (str(_VERSION).encode(), result.evaluation.metrics.read_bytes(), result.val_data.read_bytes())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def _of(ap: NDArray[np.float64], metric: str) -> NDArray[np.float64]:

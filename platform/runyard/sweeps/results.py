@@ -1,11 +1,14 @@
 """A sweep's results as they lie in the run folders: what a table is made from, right after a sweep or years later."""
 
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from detector.candidate_header import StoreIdentity
 from detector.candidates import CandidateStore
+from detector.config import ScoringConfig
 from detector.data.cache import load_dataset
 from detector.data.samples import Dataset
 from detector.errors import ConfigError, InputError
@@ -40,13 +43,23 @@ class TrialResult:
     oracle: bool = False
     """Not a trial of the sweep: the same candidates ranked by the true IoU in place of the predicted one."""
 
+    @property
+    def val_data(self) -> Path:
+        """The validation images that it was evaluated on."""
+        return self.folder.val_data(self.spec.validation_hash)
+
+    @property
+    def candidates(self) -> Path:
+        """The store that rescored rows come from."""
+        return self.folder.candidates(self.spec.validation_hash)
+
     def load_detections(self) -> tuple[Dataset, DetectionTable]:
         """The validation split and what was found in it, from the result file or from the run's candidates."""
-        dataset = load_dataset(self.folder.dataset("val"))
+        dataset = load_dataset(self.val_data)
         if self.evaluation.detections.exists():
             return dataset, read_coco_results(self.evaluation.detections, dataset)
         identity = store_identity(self.spec, final_checkpoint(self.folder), dataset)
-        store = CandidateStore.open(self.folder.candidates, identity)
+        store = CandidateStore.open(self.candidates, identity)
         return dataset, score_store(store, dataset, self.spec.scoring, oracle=self.oracle)
 
 
@@ -78,7 +91,7 @@ def write_trials(sweep: SweepResult) -> None:
             "line": result.line,
             "label": result.label,
             "seed": result.spec.seed,
-            "run": result.folder.root.name,
+            "run": os.path.relpath(result.folder.root, sweep.folder.root),
             "evaluation": result.evaluation.root.relative_to(result.folder.root).as_posix(),
             "spec": to_dict(result.spec),
         }
@@ -100,10 +113,9 @@ def load_sweep(path: Path) -> SweepResult:
     Raises ConfigError where it is no such folder. Trials without metrics are kept, and have None.
     """
     folder = SweepFolder(path.expanduser().resolve())
-    storage = folder.root.parents[1]
     try:
         content = json.loads(folder.trials.read_text())
-        results = tuple(_loaded(entry, storage) for entry in content["trials"])
+        results = tuple(_loaded(entry, folder.root) for entry in content["trials"])
         paper = tuple(PaperTable.from_dict(table) for table in content["paper"])
         return SweepResult(content["sweep"], content["dataset"], folder, results, content["smoke"], paper)
     except (OSError, ValueError, KeyError, TypeError, InputError) as error:
@@ -119,27 +131,30 @@ def read_metrics(evaluation: EvaluationFolder) -> dict[str, float] | None:
 
 
 def oracle_of(result: TrialResult) -> TrialResult | None:
-    """The row that ranks a run's candidates by their true IoU, scored now if need be; None where it has no such store.
+    """The row that ranks a run's candidates by their true IoU, scored now if need be; None where it has no such
+    store, or a damaged one.
 
     It is the headroom: what a perfect IoU head would give with these weights, at the alpha that the store declares.
     """
-    dataset = load_dataset(result.folder.dataset("val"))
     try:
-        identity = store_identity(result.spec, final_checkpoint(result.folder), dataset)
-        rows = CandidateStore.open(result.folder.candidates, identity).header.rows
+        identity = store_identity(result.spec, final_checkpoint(result.folder), load_dataset(result.val_data))
+        declared = [row.scoring for row in CandidateStore.open(result.candidates, identity).header.rows if row.oracle]
+        ours = replace(result.spec.scoring, confidence="alpha")
+        scoring = next((s for s in declared if s == replace(ours, alpha=s.alpha)), None)
+        return None if scoring is None else _scored_by_truth(result, scoring, identity)
     except InputError:
         return None
-    scoring = next((row.scoring for row in rows if row.oracle), None)
-    if scoring is None:
-        return None
+
+
+def _scored_by_truth(result: TrialResult, scoring: ScoringConfig, identity: StoreIdentity) -> TrialResult:
     label = f"oracle IoU, alpha {scoring.alpha:g}"
     spec = replace(result.spec, scoring=scoring, paper=replace(result.spec.paper, row=label))
     evaluation = EvaluationFolder(result.folder.oracle.root / spec.scoring_hash[:12])
     metrics = read_metrics(evaluation)
     if metrics is None:
         metrics = score_one(
-            result.folder.candidates,
-            result.folder.dataset("val"),
+            result.candidates,
+            result.val_data,
             scoring,
             evaluation.root,
             oracle=True,
@@ -152,9 +167,9 @@ def oracle_of(result: TrialResult) -> TrialResult | None:
     )  # fmt: skip
 
 
-def _loaded(entry: dict[str, Any], storage: Path) -> TrialResult:
+def _loaded(entry: dict[str, Any], sweep: Path) -> TrialResult:
     spec = from_dict(entry["spec"])
-    folder = RunFolder(storage / entry["run"])
+    folder = RunFolder((sweep / entry["run"]).resolve())
     evaluation = folder.evaluation(spec.scoring_hash)
     return TrialResult(
         entry["id"], entry["row"], entry["line"], entry["label"], spec, folder, evaluation, read_metrics(evaluation)

@@ -101,7 +101,12 @@ def run_sweep(
                 runner.stop()
                 raise
             result = replace(result, results=tuple(_result(cell, failures) for cell in plan.cells))
-            found = finish(result) if finish else report(result, console)
+            try:
+                found = finish(result) if finish else report(result, console)
+            except Exception as error:
+                if result.failures:  # they matter more
+                    raise SweepError(len(trials), result.failures) from error
+                raise
             if result.failures:
                 raise SweepError(len(trials), result.failures)
             status = "FINISHED"

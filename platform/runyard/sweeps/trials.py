@@ -4,6 +4,7 @@ A job takes everything from the run's folder and leaves everything there; whethe
 by the journal, so that a job can be done anywhere and done again. Imports neither ray nor mlflow.
 """
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Literal
 
 from detector.checkpoint import recorded_metadata
 from detector.data.cache import load_dataset
-from detector.errors import CheckpointError
+from detector.errors import CandidateStoreError, CheckpointError
 from detector.survivors import ScoringRow
 from runyard.attempt import Launcher, journaled, launch, make_reports, only_process
 from runyard.layout import RunFolder
@@ -63,7 +64,9 @@ def perform(job: Job, launcher: Launcher, write: WriteCandidates) -> None:
 
 def keep_candidates(spec: ExperimentSpec, folder: RunFolder, rows: Sequence[ScoringRow], context: TrainContext) -> None:
     """One forward pass of the final weights over the validation split, stored for `rows`; every rank calls it."""
-    write_candidates(spec, final_checkpoint(folder), folder.dataset("val"), folder.candidates, rows, context)
+    selection = spec.validation_hash
+    checkpoint, images = final_checkpoint(folder), folder.val_data(selection)
+    write_candidates(spec, checkpoint, images, folder.candidates(selection), rows, context)
 
 
 def final_checkpoint(folder: RunFolder) -> Path:
@@ -89,15 +92,20 @@ def _score(job: Job) -> None:
         # The weights are not used here: that the candidates are theirs is told by the recorded checksum, which every
         # row would else compute anew from hundreds of megabytes.
         step = int(recorded_metadata(checkpoint)["step"])
-        dataset_path = job.folder.dataset("val")
-        metrics = score_one(
-            job.folder.candidates,
-            dataset_path,
-            job.spec.scoring,
-            evaluation.root,
-            protocol=job.spec.protocol,
-            expect=store_identity(job.spec, checkpoint, load_dataset(dataset_path)),
-        )
+        dataset_path = job.folder.val_data(job.spec.validation_hash)
+        store = job.folder.candidates(job.spec.validation_hash)
+        try:
+            metrics = score_one(
+                store,
+                dataset_path,
+                job.spec.scoring,
+                evaluation.root,
+                protocol=job.spec.protocol,
+                expect=store_identity(job.spec, checkpoint, load_dataset(dataset_path)),
+            )
+        except CandidateStoreError:
+            shutil.rmtree(store, ignore_errors=True)  # damaged within: the next attempt then writes it anew
+            raise
         _append(job.journal, step, metrics)
         artifacts.append((evaluation.metrics, "evaluation"))
 

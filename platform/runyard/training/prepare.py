@@ -24,6 +24,8 @@ from runyard.manifest import build_manifest, without_secrets
 from runyard.spec import ExperimentSpec, differences, from_dict, to_dict
 from runyard.training.data_check import check_splits, require_usable
 
+_EVALUATED_ON = "validation_fingerprints"
+
 
 @dataclass(frozen=True)
 class PreparedRun:
@@ -84,17 +86,18 @@ def prepare(spec: ExperimentSpec, data: tuple[Dataset, Dataset] | None = None) -
     )
     trainable_images(train, spec.data)
     fingerprints = {"train": fingerprint(train), "val": fingerprint(val)}
-    resumed = _check_identity(folder, spec, fingerprints)
-    weights = None if resumed or spec.model.backbone.weights == "none" else _imagenet_weights(spec)
+    earlier = _earlier_manifest(folder, spec, fingerprints)
+    weights = None if earlier is not None or spec.model.backbone.weights == "none" else _imagenet_weights(spec)
     manifest = build_manifest(dataset_fingerprints=fingerprints, seed=spec.seed)
+    manifest[_EVALUATED_ON] = (earlier or {}).get(_EVALUATED_ON, {}) | {spec.validation_hash: fingerprints["val"]}
     manifest["skipped_images"] = {
         name: [{"file": str(image.path), "reason": image.reason} for image in split.skipped]
         for name, split in (("train", train), ("val", val))
     }
     try:
         folder.root.mkdir(parents=True, exist_ok=True)
-        save_dataset(train, folder.dataset("train"))
-        save_dataset(val, folder.dataset("val"))
+        save_dataset(train, folder.train_data)
+        save_dataset(val, folder.val_data(spec.validation_hash))
         if weights is not None:
             atomic_write_bytes(folder.initial_weights, save(weights))
         atomic_write_json(folder.manifest, manifest)
@@ -104,7 +107,7 @@ def prepare(spec: ExperimentSpec, data: tuple[Dataset, Dataset] | None = None) -
             f"cannot be written ({error.strerror})", field="runtime.storage", file=folder.root,
             remedy="Name a folder with --storage that this user may write to",
         ) from error  # fmt: skip
-    return PreparedRun(spec, folder, manifest, len(train), len(val), resumed)
+    return PreparedRun(spec, folder, manifest, len(train), len(val), earlier is not None)
 
 
 def run_folder(spec: ExperimentSpec, train: Dataset) -> RunFolder:
@@ -181,33 +184,35 @@ def open_unchecked(spec: ExperimentSpec) -> tuple[Dataset, Dataset]:
     return train, val
 
 
-def _check_identity(folder: RunFolder, spec: ExperimentSpec, fingerprints: dict[str, str]) -> bool:
-    """Whether the folder holds this run already; ConfigError where it holds another one."""
+def _earlier_manifest(folder: RunFolder, spec: ExperimentSpec, fingerprints: dict[str, str]) -> dict[str, Any] | None:
+    """The manifest of this very run, None where the folder holds none; ConfigError where it holds another one."""
     if not folder.spec.exists():
-        return False
+        return None
     try:
         earlier = from_dict(json.loads(folder.spec.read_text()))
-        recorded = json.loads(folder.manifest.read_text())["dataset_fingerprints"]
-    except (OSError, ValueError, KeyError) as error:
+        manifest: dict[str, Any] = json.loads(folder.manifest.read_text())
+        manifest["dataset_fingerprints"]["train"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"holds a run that cannot be read ({error})", file=folder.root, remedy="Move it away, or use another --name"
         ) from error
     changes = differences(earlier, spec)
     if earlier.training_hash != spec.training_hash:
         raise ConfigError(f"holds another run: {'; '.join(changes)}", file=folder.root, remedy="Use another --name")
-    edited = [split for split in ("train", "val") if recorded.get(split) != fingerprints[split]]
-    if edited and not _only_scoring_changed(earlier, spec, edited):
+    # The same weights may be evaluated on several selections of validation images, each of which must stay what it is.
+    evaluated_on = manifest.get(_EVALUATED_ON, {}).get(spec.validation_hash, fingerprints["val"])
+    edited = [
+        split
+        for split, known in (("train", manifest["dataset_fingerprints"]["train"]), ("val", evaluated_on))
+        if known != fingerprints[split]
+    ]
+    if edited:
         raise ConfigError(
             f"the data set has changed since this run started ({' and '.join(edited)})",
             file=folder.root,
             remedy="Use another --name, or restore the data",
         )
-    return True
-
-
-def _only_scoring_changed(earlier: ExperimentSpec, spec: ExperimentSpec, edited: list[str]) -> bool:
-    """Another validation selection of the same trained weights is a new evaluation, no edited data set."""
-    return edited == ["val"] and earlier.scoring_hash != spec.scoring_hash
+    return manifest
 
 
 def _imagenet_weights(spec: ExperimentSpec) -> dict[str, Tensor]:

@@ -77,7 +77,7 @@ class _Loop:
         self.spec, self.folder, self.context, self.journal = spec, folder, context, journal
         self.interrupted_at_s = _last_sign_of_life(folder.journal) if journal is not None else None
         runtime, optim = spec.runtime, spec.optim
-        self.dataset: Dataset = load_dataset(folder.dataset("train"))
+        self.dataset: Dataset = load_dataset(folder.train_data)
         self.steps_per_epoch = -(-len(trainable_images(self.dataset, spec.data)) // optim.batch_size)
         self.total_steps = self.steps_per_epoch * optim.epochs
         model = build_model(spec, len(self.dataset.categories), folder.initial_weights)
@@ -153,7 +153,7 @@ class _Loop:
     def evaluate(self, *, final: bool) -> dict[str, Any] | None:
         """Evaluates the present weights on the validation split; the metrics are returned on rank 0."""
         spec, context = self.spec, self.context
-        dataset = load_dataset(self.folder.dataset("val"))
+        dataset = load_dataset(self.folder.val_data(self.spec.validation_hash))
         started = time.monotonic()
         table = detect(
             self.model,

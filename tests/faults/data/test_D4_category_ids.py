@@ -28,7 +28,9 @@ def test_D4_the_splits_may_order_and_number_their_classes_differently(data, spec
     data.val.content["categories"] = [{"id": 4, "name": "dog"}, {"id": 9, "name": "cat"}]
     data.val.content["annotations"][0]["category_id"] = 9
     prepared = prepare(spec_of(data))
-    train, val = (load_dataset(prepared.folder.dataset(split)) for split in ("train", "val"))
+    train, val = (
+        load_dataset(p) for p in (prepared.folder.train_data, prepared.folder.val_data(prepared.spec.validation_hash))
+    )
     assert train.class_names == val.class_names == ("cat", "dog")
     assert [category.id for category in val.categories] == [9, 4]
     assert val.labels.tolist() == [0]

@@ -23,7 +23,7 @@ def outcome(data, spec_of: Callable, train_on: Callable):
 
 
 def test_D5_crowds_are_not_trained_on(outcome) -> None:
-    train = load_dataset(outcome.folder.dataset("train"))
+    train = load_dataset(outcome.folder.train_data)
     assert train.is_crowd.tolist() == [False, False, True, True, False]
     assert trainable_images(train, outcome.prepared.spec.data).tolist() == [0, 1, 3]
     boxes, labels = train.training_boxes(3)
@@ -31,7 +31,7 @@ def test_D5_crowds_are_not_trained_on(outcome) -> None:
 
 
 def test_D5_in_AP_they_are_pycocotools(outcome) -> None:
-    val = load_dataset(outcome.folder.dataset("val"))
+    val = load_dataset(outcome.folder.val_data(outcome.prepared.spec.validation_hash))
     inside_crowd, exact, wrong = [6, 6, 20, 20], [0, 0, 12, 12], [50, 0, 9, 9]
     table = DetectionTable(
         image_index=np.array([1, 1, 1, 0]),

@@ -41,7 +41,7 @@ def test_D8_a_run_reads_them_and_lists_the_broken_ones(named, spec_of: Callable,
     assert [Path(image["file"]) for image in listed] == [named.root / "val" / name for name in BROKEN]
     spec = from_dict(json.loads(outcome.folder.spec.read_text()))
     assert spec.source.data == named.root
-    val = load_dataset(outcome.folder.dataset("val"))
+    val = load_dataset(outcome.folder.val_data(outcome.prepared.spec.validation_hash))
     assert [str(path.relative_to(named.root / "val")) for path in val.image_paths[1:]] == list(NAMES)
     assert [image.path.name for image in val.skipped] == list(BROKEN)
     assert {row["image_id"] for row in outcome.detections} <= set(val.image_ids)

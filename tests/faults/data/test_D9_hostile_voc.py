@@ -87,7 +87,7 @@ def test_D9_declarations_are_refused_at_once(voc: Voc, spec: ExperimentSpec, tex
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "c.jpg", "..\\..\\x", "http://127.0.0.1:9/a.jpg"])
 def test_D9_the_name_in_the_file_is_not_used(voc: Voc, spec: ExperimentSpec, name: str) -> None:
     voc.write("a", annotation(thing("cat", box(9, 9, 40, 40)), file_name=name))
-    train = load_dataset(prepare(spec).folder.dataset("train"))
+    train = load_dataset(prepare(spec).folder.train_data)
     assert train.image_paths[0] == voc.root / "JPEGImages" / "a.jpg"
 
 
@@ -124,7 +124,10 @@ def test_D9_one_based_corners_fractions_and_missing_flags(voc: Voc, spec: Experi
     voc.write("a", annotation(thing("cat", box(1, 1, 64, 64), ""), thing("dog", box(1.5, "2.25", 30, 40), "")))
     voc.write("c", annotation(thing("cat", box(9, 9, 40, 40)), hard))
     outcome = train_on(spec)
-    train, val = (load_dataset(outcome.folder.dataset(split)) for split in ("train", "val"))
+    train, val = (
+        load_dataset(p)
+        for p in (outcome.folder.train_data, outcome.folder.val_data(outcome.prepared.spec.validation_hash))
+    )
     assert train.boxes_xywh.tolist() == [[0, 0, 64, 64], [0.5, 1.25, 29.5, 38.75], [8, 8, 32, 32]]
     assert not train.is_difficult.any()
     assert val.is_difficult.tolist() == [False, True]

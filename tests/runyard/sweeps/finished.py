@@ -45,8 +45,10 @@ def finished_sweep(
     results = []
     for trial in expand({row: spec for row, (spec, _) in rows.items()}, seeds=seeds):
         folder = RunFolder(storage / f"{trial.spec.recipe}-{trial.spec.training_hash[:12]}")
-        if not folder.dataset("val").exists():
-            save_dataset(dataset, folder.dataset("val"))
+        val_data = folder.val_data(trial.spec.validation_hash)
+        if not val_data.exists():
+            save_dataset(dataset, val_data)
+            save_dataset(dataset, folder.train_data)
         spec = replace(trial.spec, runtime=replace(trial.spec.runtime, storage=storage, name=folder.root.name))
         evaluation = folder.evaluation(spec.scoring_hash)
         table = detections(dataset, rows[trial.row][1], seed=spec.seed)

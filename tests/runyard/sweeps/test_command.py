@@ -147,3 +147,18 @@ def test_runs_that_cannot_be_scored_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             build_existing(runs, *arguments)
+
+
+def test_an_option_that_equals_the_first_rows_value_holds_for_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    def table(row: str) -> ExperimentSpec:
+        spec = recipe(row)
+        return spec if row == "baseline" else replace(spec, optim=replace(spec.optim, batch_size=8))
+
+    batch_size = table("baseline").optim.batch_size
+    options, made = command.parse(
+        table, ROWS, smoke, "", command.SweepOptions, ["--optim.batch-size", str(batch_size), "--seeds", "2"]
+    )
+    trials = command.build("table", made, ROWS, options).trials
+    assert {trial.spec.optim.batch_size for trial in trials} == {batch_size}
+    assert [trial.spec.paper.changed for trial in trials if trial.row == "baseline"] == [(), ()]
+    assert {trial.spec.paper.changed for trial in trials if trial.row != "baseline"} == {("optim.batch_size",)}

@@ -16,7 +16,7 @@ from detector.data.layouts import open_dataset
 from detector.data.samples import Dataset
 from detector.errors import ConfigError
 from runyard import cli
-from runyard.reports.paper import EvaluationSet, PaperRow, PaperTable
+from runyard.reports.paper import ImageSet, PaperRow, PaperTable
 from runyard.spec import ExperimentSpec, PaperReference
 from runyard.sweeps.report import Report, read_server_results, report
 from runyard.sweeps.results import SweepResult
@@ -36,9 +36,9 @@ def sweep(make_tiny_spec: Callable[[Path], ExperimentSpec], tiny_data: Path, tmp
     for alpha, noise in ALPHAS.items():
         scoring = ScoringConfig(confidence="alpha", alpha=float(alpha))
         rows[alpha] = (replace(spec, scoring=scoring, paper=PaperReference("Table 3", alpha)), noise)
-    images = EvaluationSet("these", len(val), len(val.categories), len(val.labels))
+    images = ImageSet("these", len(val), len(val.categories), len(val.labels))
     printed = {row: PaperRow(row, {"AP": 30.0, "AP50": 50.0}) for row in rows}
-    paper = PaperTable(3, "alpha", images, "coco", ("AP", "AP50"), printed)
+    paper = PaperTable(3, "alpha", images, images, "coco", ("AP", "AP50"), printed)
     return finished_sweep(tmp_path, val, rows, paper=(paper,))
 
 
@@ -59,7 +59,7 @@ def test_everything_is_written_and_says_the_same(sweep: SweepResult, capsys: pyt
     assert made.summary in page
     assert "…" not in out  # nothing is cut off on a narrow terminal
     assert "Best alpha on one half of the images" in page
-    assert "0.5, with AP" in page
+    assert "0.5, with COCO AP" in page
     assert "Pearson" in page
     assert all(f"| {name} |" in page for name in ("ellipse", "rectangle"))
     with (sweep.folder.results / "table3.csv").open() as stream:
@@ -102,3 +102,23 @@ def test_a_wrong_folder_is_one_message(tmp_path: Path, capsys: pytest.CaptureFix
     told = capsys.readouterr()
     assert "is not the folder of a sweep" in told.err
     assert told.out == ""
+
+
+def test_detections_that_are_gone_cost_a_plot_not_the_tables(
+    sweep: SweepResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(sweep, Console(width=200))
+    for result in sweep.results[2:]:
+        result.evaluation.detections.unlink()
+    sweep.results[3].evaluation.resampled.unlink()
+    capsys.readouterr()
+    report(sweep, Console(width=200))
+    out = capsys.readouterr().out
+    assert "0.1: no interval, its detections are gone" in out
+    assert "0.5: no heat map, its detections are gone" in out
+    assert "alpha 0.5" in (sweep.folder.results / "table3.md").read_text()
+
+
+def test_a_servers_results_need_table_1(sweep: SweepResult) -> None:
+    with pytest.raises(ConfigError, match="Table 1 only"):
+        report(sweep, Console(), {"0.5": {"AP": 36.0}})

@@ -10,8 +10,10 @@ import pytest
 
 from detector.data.layouts import open_dataset
 from detector.data.samples import Dataset
+from detector.errors import InputError
 from detector.evaluation.bootstrap import paired_bootstrap
 from detector.evaluation.coco_ap import coco_average_precision
+from runyard.layout import atomic_write_json
 from runyard.spec import ExperimentSpec
 from runyard.sweeps.resampling import ResampledAP, best_alpha_on_halves, image_halves, mean_difference, resampled_ap
 from runyard.sweeps.results import TrialResult
@@ -70,6 +72,9 @@ def test_it_is_read_again_and_a_damaged_one_is_made_again(pair: tuple[TrialResul
     first = resampled_ap(pair[0])
     pair[0].evaluation.detections.unlink()  # not needed any more
     np.testing.assert_array_equal(resampled_ap(pair[0]).draws, first.draws)
+    atomic_write_json(pair[0].evaluation.metrics, {"val/AP": 0.5})  # another evaluation
+    with pytest.raises(InputError):
+        resampled_ap(pair[0])
     path = pair[1].evaluation.resampled
     second = resampled_ap(pair[1])
     for damaged in (b"", path.read_bytes()[:500], b"PK" + bytes(100)):

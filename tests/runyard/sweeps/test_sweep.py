@@ -11,6 +11,8 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from detector.config import ScoringConfig
+from detector.data.cache import load_dataset
 from detector.errors import ConfigError, DatasetError
 from runyard.attempt import journaled, only_process
 from runyard.layout import RunFolder, SweepFolder, atomic_write_json
@@ -268,3 +270,34 @@ def test_the_trials_are_listed_for_whoever_reads_the_sweep_later(rows: Rows, wor
         (trial.id, trial.row, trial.metrics) for trial in result.results
     ]
     assert all(trial.evaluation.metrics.is_file() for trial in read.results)
+
+
+def test_scorings_of_one_training_that_two_sweeps_began_with_are_no_second_training(rows: Rows, work) -> None:
+    sweep({"none": rows["none"]})
+    sweep({"none": rows["none"], "0.5": rows["0.5"]})
+    (folder,) = {cell.run.folder for cell in make_plan(expand({"none": rows["none"]}), OpenedData()).cells}
+    for evaluation in folder.evaluations():  # as if each had been recorded by itself
+        with journaled(evaluation.as_run.journal, rows["none"]):
+            pass
+    work.done.clear()
+    sweep({"0.3": rows["0.3"]})
+    assert [label.split(" ")[0] for label in work.done] == ["candidates", "0.3"]
+
+
+def test_more_scorings_than_a_store_can_hold_are_refused_before_anything_is_trained(rows: Rows, work) -> None:
+    many = {str(n): replace(rows["none"], scoring=ScoringConfig(confidence="alpha", alpha=n / 100)) for n in range(70)}
+    with pytest.raises(ConfigError, match="more than a candidate store can hold"):
+        sweep(many)
+    assert work.done == []
+
+
+def test_the_same_weights_may_be_evaluated_on_several_selections(rows: Rows, work) -> None:
+    first = sweep({"none": rows["none"]})
+    few = replace(rows["none"], data=replace(rows["none"].data, val_limit=2))
+    work.done.clear()
+    second = run_sweep(expand({"none": few}), "few", launcher="local", finish=lambda result: Report())
+    assert work.done[-1] == "none"
+    assert (len(load_dataset(first.results[0].val_data)), len(load_dataset(second.results[0].val_data))) == (5, 2)
+    work.done.clear()
+    sweep({"none": rows["none"]})
+    assert work.done == []

@@ -23,7 +23,7 @@ def test_a_prepared_folder_holds_all_that_workers_need(tiny_spec: ExperimentSpec
     assert (prepared.train_images, prepared.val_images) == (21, 5)
     assert prepared.folder.root.name == f"tiny-shapes-{tiny_spec.training_hash[:12]}"
     assert from_dict(json.loads(prepared.folder.spec.read_text())) == prepared.spec
-    assert len(load_dataset(prepared.folder.dataset("train"))) == 21
+    assert len(load_dataset(prepared.folder.train_data)) == 21
     assert set(prepared.manifest["dataset_fingerprints"]) == {"train", "val"}
     assert prepared.spec.training_hash == tiny_spec.training_hash
 

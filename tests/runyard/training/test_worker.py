@@ -104,7 +104,7 @@ class _NoContext:
 
 def test_ranks_other_than_the_first_do_not_open_the_journal(tiny_spec: ExperimentSpec) -> None:
     prepared = prepare(tiny_spec)
-    prepared.folder.dataset("train").unlink()
+    prepared.folder.train_data.unlink()
     with pytest.raises(Exception, match="cannot be read"):
         train(prepared.spec, prepared.folder, _NoContext())  # type: ignore[arg-type]
     assert not prepared.folder.journal.exists()
