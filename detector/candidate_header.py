@@ -14,7 +14,7 @@ from detector.survivors import ScoringRow
 
 SCHEMA_VERSION = 1
 MAX_ROWS = 63
-REMEDY = "Write the store again with one forward pass"
+REMEDY = "Delete the store; the command that wrote it writes it again"
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,11 @@ TABLE5_ROWS = tuple(f"{backbone}-{head}" for backbone in ("r50", "r101") for hea
 
 
 def table1(row: str) -> ExperimentSpec:
-    """Table 1: COCO train2017, 12 epochs at [800, 1333], alpha 0.5 (unstated in the paper; its code's value)."""
+    """Table 1: COCO train2017, 12 epochs at [800, 1333], alpha 0.5 (unstated in the paper; its code's value).
+
+    Expected AP on test-dev, baseline -> iou: r50 35.9 -> 36.9, r101 38.1 -> 39.2, x101 39.0 -> 40.6 (x101-32x8d is not
+    in the paper). GPU hours: not measured. `coco_main.py --data /data/coco --row r50-iou`; all: `--rows`.
+    """
     backbone, _, head = row.rpartition("-")
     name, batch_size = BACKBONES[backbone]
     return ExperimentSpec(
@@ -57,7 +61,11 @@ def table1(row: str) -> ExperimentSpec:
 
 
 def table2(row: str) -> ExperimentSpec:
-    """Table 2: RetinaNet-ResNet50 with different IoU losses, confidence p q ('none') to see the loss alone."""
+    """Table 2: RetinaNet-ResNet50 with different IoU losses, confidence p q ('none') to see the loss alone.
+
+    Expected AP on val2017: baseline 34.3, l2 35.1, bce 35.4; l1 and bce-target-gradient are not in the paper. GPU
+    hours: not measured. `ablate_iou_loss.py --data /data/coco`; one row: `--rows bce`.
+    """
     spec = _ablation(row)
     return replace(
         spec, paper=PaperReference(table="Table 2", row=row), scoring=replace(spec.scoring, confidence="none")
@@ -65,7 +73,11 @@ def table2(row: str) -> ExperimentSpec:
 
 
 def table3(row: str) -> ExperimentSpec:
-    """Tables 3 and 4: one detector (BCE) under different confidences, beside the baseline. Two trainings in all."""
+    """Tables 3 and 4: one detector (BCE) under different confidences, beside the baseline. Two trainings in all.
+
+    Expected AP on val2017: baseline 34.3, none 35.4, 1.0 34.5, 0.9 34.8, 0.8 35.0, 0.7 35.2, 0.6 35.4, 0.5 and 0.4
+    35.5, 0.3 35.4, 0.2 34.8, 0.1 32.5, 0 0.4. GPU hours: not measured. `ablate_alpha.py --data /data/coco`.
+    """
     spec = replace(
         _ablation("baseline" if row == "baseline" else "bce"), paper=PaperReference(table="Table 3", row=row)
     )
@@ -92,8 +104,9 @@ def _ablation(trained: str) -> ExperimentSpec:
 def table5(row: str) -> ExperimentSpec:
     """Table 5: VOC 2007+2012 trainval, VOC 2007 test, 12 epochs at [600, 1000], alpha 0.5 (unstated, as in Table 1).
 
-    The paper says no more of the optimisation than that the rest is MMDetection's default, on two GPUs: as in the
-    ablations, 12 images a step by the linear rule.
+    Expected VOC07 AP, baseline -> iou: r50 51.4 -> 53.6, r101 55.1 -> 56.2. GPU hours: not measured. `voc_main.py
+    --data /data/VOCdevkit`. The paper says no more of the optimisation than that the rest is MMDetection's default, on
+    two GPUs: as in the ablations, 12 images a step by the linear rule.
     """
     backbone, _, head = row.rpartition("-")
     return ExperimentSpec(

@@ -216,7 +216,7 @@ def test_a_truncated_shard(tmp_path, kept):
     path = first_shard(write(tmp_path / "store", make_header(), world_size=2))
     content = path.read_bytes()
     path.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
-    with pytest.raises(CandidateStoreError, match=rf"{path.name}: cannot be read.*Write the store again"):
+    with pytest.raises(CandidateStoreError, match=rf"{path.name}: cannot be read.*Delete the store"):
         read_all(tmp_path / "store")
 
 

@@ -238,7 +238,7 @@ def test_a_store_of_something_else_is_refused(trained, tmp_path):
         ({"checkpoint": "0" * 64}, CheckpointError),
         ({"long_side_px": 500}, ConfigError),
     ):
-        with pytest.raises(error, match="Write the store again"):
+        with pytest.raises(error, match="Delete the store"):
             score_one(
                 trained.store, trained.dataset_path, scoring, tmp_path / "row", expect=replace(identity, **change)
             )
