@@ -99,6 +99,56 @@ def test_scoring_the_best_anchors_first_changes_nothing(
     assert filled > 10
 
 
+@pytest.mark.parametrize("confidence", ["alpha", "none", "class"])
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    spread=st.sampled_from([0.0, 1.0, 5.0, 40.0]),
+    step=st.sampled_from([0.0, 1.0]),
+    alpha=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]),
+    top_k=st.sampled_from([1, 7, 60]),
+    iou_head=st.booleans(),
+    tiny_ious=st.booleans(),
+    damaged=st.booleans(),
+)
+def test_leaving_out_what_cannot_be_at_the_top_changes_nothing(
+    confidence: Literal["alpha", "none", "class"],
+    seed: int,
+    spread: float,
+    step: float,
+    alpha: float,
+    top_k: int,
+    iou_head: bool,
+    tiny_ious: bool,
+    damaged: bool,
+) -> None:
+    """The choice of anchors on a CPU, of which few are scored, against the same with all of them scored."""
+    generator = torch.Generator().manual_seed(seed)
+    best = torch.randn(2, 1500, generator=generator) * spread - 2 * spread
+    best = (best / step).round() * step if step else best  # many equal scores
+    ious = torch.rand(2, 1500, generator=generator)
+    ious = torch.exp(-120 * ious) if tiny_ious else ious
+    if damaged:
+        best[:, ::7], best[:, ::11], ious[:, ::5], ious[:, ::13] = torch.nan, -torch.inf, 0.0, torch.nan
+    valid = torch.rand(2, 1500, generator=generator) < 0.9
+    valid[1] &= torch.arange(1500) < 30
+    scoring = ScoringConfig(confidence=confidence, alpha=alpha, top_k=top_k)
+    found = select_anchors([best], [ious] if iou_head else None, valid, scoring)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_may_be_at_the_top", lambda best, ious, valid, scoring: valid)
+        assert torch.equal(found, select_anchors([best], [ious] if iou_head else None, valid, scoring))
+
+
+def test_most_anchors_are_left_out_before_they_are_scored() -> None:
+    """Else the test above would compare a thing with itself."""
+    generator = torch.Generator().manual_seed(0)
+    best, ious = torch.randn(20_000, generator=generator) - 3, torch.rand(20_000, generator=generator)
+    for alpha in (0.1, 0.5):
+        scoring = ScoringConfig(alpha=alpha, top_k=100)
+        near = module._may_be_at_the_top(best, ious, torch.ones(20_000, dtype=torch.bool), scoring)
+        assert 100 <= int(near.sum()) < 400
+
+
 def test_by_hand() -> None:
     # p = 0.8 and 0.2 with q = 0.2 and 0.9; alpha 0.5: sqrt(0.16) = 0.4 and sqrt(0.18) = 0.4243.
     case = one_level(logit([[0.8], [0.2]]), logit([0.2, 0.9]))
