@@ -28,6 +28,7 @@ from benchmarks.markdown import page  # noqa: E402
 from benchmarks.rows import AnyRow, print_table  # noqa: E402
 from benchmarks.runner import COMPARISONS, has_failed, run, write_json  # noqa: E402
 from benchmarks.settings import Settings  # noqa: E402
+from benchmarks.timing import keep_freed_memory  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
     compiled_too = device.type == "cuda" and not options.quick
     settings = Settings(device, quick=options.quick, variants=(False, True) if compiled_too else (False,))
+    keep_freed_memory()
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if arguments is None else arguments)])
     found = machine.describe()
     rows: list[AnyRow] = []

@@ -25,9 +25,9 @@ from detector.config import ScoringConfig
 from detector.nms import best_pairs, rank_keys
 from detector.retinanet import HeadOutputs
 
-_GROUP = 16  # anchors of which the best one stands for all when the top-k is bounded
+_GROUP = 8  # anchors of which the best one stands for all when the top-k is bounded
 _ESTIMATE_ERROR = 1e-3  # of a logarithm of a score in float32, which errs by less than 1e-4 above -60
-_FIRST_ROWS = 1536  # candidates whose classes are scored at first; enough for nearly all images of a trained detector
+_FIRST_ROWS = 1024  # candidates whose classes are scored at first; enough for nearly all images of a trained detector
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _may_be_at_the_top(best: Tensor, ious: Tensor | None, valid: Tensor, scoring
     """(A_l,) bool: all but anchors that are surely not among the top-k, by the logarithm of the score in float32.
 
     The k-th largest of the maxima of groups of anchors is a bound from below on the k-th largest estimate, and costs
-    a sixteenth of it. An anchor below it by twice the estimate's error cannot be among the top-k.
+    an eighth of it. An anchor below it by twice the estimate's error cannot be among the top-k.
     """
     weight_p, weight_q = _exponents(scoring, ious is not None)
     groups = len(best) // _GROUP
@@ -224,10 +224,14 @@ def gather_candidates(
         offset += of_level.shape[1]
     image, anchor_index, levels, boxes, *logits = (torch.cat(column) for column in zip(*per_level, strict=True))
     boxes = clip_boxes(boxes.unsqueeze(1), image_sizes[image]).squeeze(1)
+    whole = (anchor_index, levels, boxes, *logits)
+    no_ious = [None] if len(logits) == 1 else []
+    if len(kept) == 1:  # in order already
+        return [Candidates(*whole, *no_ious)]
     order = image.argsort(stable=True)  # within an image still by anchor
     counts = image.bincount(minlength=len(kept)).tolist()
-    split = (column[order].split(counts) for column in (anchor_index, levels, boxes, *logits))
-    return [Candidates(*columns, *([None] if len(logits) == 1 else [])) for columns in zip(*split, strict=True)]
+    split = (column[order].split(counts) for column in whole)
+    return [Candidates(*of_image, *no_ious) for of_image in zip(*split, strict=True)]
 
 
 def candidates_to_detections(candidates: Candidates, scoring: ScoringConfig, ious: Tensor | None = None) -> Detections:
