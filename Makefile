@@ -15,7 +15,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 help:
 	@echo "make setup    the environment in .venv (about 6 GB), and nothing else"
-	@echo "make demo     train and compare two small detectors on a generated data set"
+	@echo "make demo     train three small detectors on generated images; small Tables 2 and 3"
 	@echo "make test     the tests; ARGS='-m slow' and the like are handed to pytest"
 	@echo "make lint     ruff and mypy"
 	@echo "make bench    compare speed and memory with what one would use instead; ARGS='--only P8,P9'"

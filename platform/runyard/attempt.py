@@ -59,7 +59,7 @@ def make_reports(spec: ExperimentSpec, folder: RunFolder) -> list[Artifact]:
     curves = folder.plots / "training.png"
     plot_training_curves(effective_metrics(folder.journal), curves)
     gallery = evaluation.gallery_image("detections")
-    draw_gallery(dataset, table, gallery, images=GALLERY_IMAGES, score_threshold=0.5)
+    draw_gallery(dataset, table, gallery, images=GALLERY_IMAGES)
     return [
         (evaluation.detections, "evaluation"),
         (evaluation.metrics, "evaluation"),

@@ -37,7 +37,7 @@ def draw_gallery(
     path: Path,
     *,
     images: int = 9,
-    score_threshold: float = 0.3,
+    score_threshold: float | None = None,
     most_detections: int = 15,
 ) -> Path:
     """Draw some images in a grid and give the path back.
@@ -45,11 +45,14 @@ def draw_gallery(
     Args:
         images: how many, spread evenly over the images that have ground truth (over all where none has); a data set
             with fewer gives fewer, an empty one a sheet without images.
-        score_threshold: detections below it are left out; the captions count what is shown.
+        score_threshold: detections below it are left out; the captions count what is shown. None: where there are as
+            many detections in the data set as objects, which suits any confidence, however small its scores.
         most_detections: the best ones of each image.
 
     Raises DatasetError for an image that cannot be read.
     """
+    if score_threshold is None:
+        score_threshold = _as_many_as_objects(dataset, table)
     chosen = _spread(dataset, images)
     tiles, captions = [], []
     for index in chosen:
@@ -93,6 +96,12 @@ def _spread(dataset: Dataset, count: int) -> list[int]:
     if len(candidates) <= count:
         return [int(index) for index in candidates]
     return [int(candidates[place * len(candidates) // count]) for place in range(count)]
+
+
+def _as_many_as_objects(dataset: Dataset, table: DetectionTable) -> float:
+    """The score that as many detections reach as there are single objects; 0 where there are fewer detections."""
+    objects = int((~dataset.is_crowd).sum())
+    return float(np.sort(table.scores)[-objects]) if 0 < objects <= len(table) else 0.0
 
 
 def _detections_of(table: DetectionTable, image: int, threshold: float, most: int) -> NDArray[np.int64]:

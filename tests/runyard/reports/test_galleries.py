@@ -1,5 +1,6 @@
 """Galleries: what is drawn, where, and in which colour."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +54,18 @@ def test_ground_truth_and_detections_are_drawn_in_their_class_colours(tmp_path: 
 
 def test_detections_below_the_threshold_are_left_out(tmp_path: Path) -> None:
     dataset = grey_images(tmp_path, [(240, 240)], [1])
-    path = draw_gallery(dataset, one_detection(0.2), tmp_path / "gallery.png")
+    path = draw_gallery(dataset, one_detection(0.2), tmp_path / "gallery.png", score_threshold=0.3)
     assert count_pixels(path, 1) == 0
     path = draw_gallery(dataset, one_detection(0.2), tmp_path / "gallery.png", score_threshold=0.1)
     assert count_pixels(path, 1) > 0
+
+
+def test_by_default_as_many_detections_are_drawn_as_there_are_objects(tmp_path: Path) -> None:
+    dataset = grey_images(tmp_path, [(240, 240)], [1])
+    found = [one_detection(score, (10, 10, 200, 200)) for score in (0.01, 0.02)]
+    found[0] = replace(found[0], labels=np.array([2]))
+    path = draw_gallery(dataset, DetectionTable.concatenate(found), tmp_path / "gallery.png")
+    assert (count_pixels(path, 1) > 0, count_pixels(path, 2)) == (True, 0)
 
 
 def test_the_grid_holds_so_many_images_and_no_more(tmp_path: Path) -> None:
