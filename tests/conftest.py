@@ -25,6 +25,12 @@ os.environ |= {
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(autouse=True)
+def _no_tracking_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of the user's own; and an MLflow server in this process leaves its name there, for the tests after it."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data sets: $RUNYARD_SHARED_DATA, else `shared/data` beside the repository."""
