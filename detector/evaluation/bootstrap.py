@@ -18,9 +18,8 @@ from detector.evaluation.coco_matches import CocoMatches, match_as_coco
 from detector.evaluation.results import DetectionTable
 
 _ELEMENTS_PER_CHUNK = 300_000  # a chunk's columns stay in cache: a quarter faster than with millions
-_METRICS = {"AP": tuple(range(len(IOU_THRESHOLDS)))} | {
-    f"AP{round(threshold * 100)}": (index,) for index, threshold in enumerate(IOU_THRESHOLDS)
-}
+METRICS = ("AP", *(f"AP{round(100 * threshold)}" for threshold in IOU_THRESHOLDS))
+"""What there are intervals of."""
 
 
 @dataclass(frozen=True)
@@ -35,37 +34,29 @@ class Interval:
     high: float | None
 
 
-def paired_bootstrap(
-    dataset: Dataset,
-    table_a: DetectionTable,
-    table_b: DetectionTable,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-    metrics: Sequence[str] = ("AP", "AP50", "AP75", "AP90"),
-    max_detections: int = 100,
-) -> dict[str, Interval]:
-    """95% intervals of `metrics` (AP, AP50, AP55, ..., AP95) of b minus a over the images of `dataset`.
+def resample(dataset: Dataset, table: DetectionTable, weights: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(W, T) AP of the best 100 detections an image and class, with image i counted `weights[:, i]` times."""
+    matches = match_as_coco(dataset, table)
+    return weighted_average_precision(matches, len(dataset.categories), weights, range(len(IOU_THRESHOLDS)))
 
-    The same seed, number of images and number of resamples draw the same images. Raises ValueError for other metrics.
+
+def metric_of(ap: NDArray[np.float64], metric: str) -> NDArray[np.float64]:
+    """(W,) AP or AP50 ... AP95 of (W, T) values; ValueError for other metrics."""
+    if metric not in METRICS:
+        raise ValueError(f"metrics are {', '.join(METRICS)}, not {metric}")
+    return ap.mean(axis=1) if metric == "AP" else ap[:, METRICS.index(metric) - 1]
+
+
+def mean_difference(
+    aps_a: Sequence[NDArray[np.float64]], aps_b: Sequence[NDArray[np.float64]], metric: str
+) -> Interval:
+    """The mean over detectors b (the seeds of one setting, say) minus that over a, with its 95% interval.
+
+    Args:
+        aps_a: at least one (1 + B, T), each the `resample` of one detector with the same `image_draws`.
     """
-    unknown = [metric for metric in metrics if metric not in _METRICS]
-    if unknown or resamples < 1:
-        raise ValueError(f"metrics must be among {', '.join(_METRICS)} and resamples at least 1, not {unknown}")
-    weights = image_draws(len(dataset), resamples, seed)
-    thresholds = sorted({index for metric in metrics for index in _METRICS[metric]})
-    values = [
-        weighted_average_precision(
-            match_as_coco(dataset, table, max_detections=max_detections), len(dataset.categories), weights, thresholds
-        )
-        for table in (table_a, table_b)
-    ]
-    return {
-        metric: difference_interval(
-            *(v[:, [thresholds.index(index) for index in _METRICS[metric]]].mean(axis=1) for v in values)
-        )
-        for metric in metrics
-    }
+    means = [np.mean([metric_of(ap, metric) for ap in side], axis=0) for side in (aps_a, aps_b)]
+    return _interval(means[1] - means[0])
 
 
 def weighted_average_precision(
@@ -124,6 +115,8 @@ def _class_ap(
 
 def image_draws(num_images: int, resamples: int, seed: int) -> NDArray[np.int64]:
     """(1 + B, N) how often each image is drawn; the first row is every image once. Equal arguments give equal rows."""
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, not {resamples}")
     generator = np.random.default_rng(seed)
     draws = (
         generator.integers(0, num_images, size=(resamples, num_images)) if num_images else np.zeros((resamples, 0), int)
@@ -133,9 +126,8 @@ def image_draws(num_images: int, resamples: int, seed: int) -> NDArray[np.int64]
     return np.concatenate([np.ones((1, num_images), dtype=np.int64), counts])
 
 
-def difference_interval(values_a: NDArray[np.float64], values_b: NDArray[np.float64]) -> Interval:
-    """The interval of b minus a, where (1 + B,) values are those of the rows of `image_draws`."""
-    differences = values_b - values_a
+def _interval(differences: NDArray[np.float64]) -> Interval:
+    """Of (1 + B,), the first of which is that of all images."""
     if np.isnan(differences[0]):
         return Interval(None, None, None)
     low, high = np.percentile(differences[1:][~np.isnan(differences[1:])], [2.5, 97.5])

@@ -13,11 +13,11 @@ import numpy as np
 
 from detector.data.cache import load_dataset
 from detector.data.samples import Dataset
-from detector.evaluation.bootstrap import Interval
+from detector.evaluation.bootstrap import METRICS, Interval, mean_difference
 from runyard.reports.paper import ImageSet
 from runyard.reports.tables import Spread
 from runyard.spec import ExperimentSpec, digest, to_dict
-from runyard.sweeps.resampling import METRICS, ResampledAP, mean_difference
+from runyard.sweeps.resampling import ResampledAP
 from runyard.sweeps.results import TrialResult
 
 Resampled = Mapping[str, ResampledAP]
@@ -130,7 +130,7 @@ def gains_of(line: Line, baseline: Line, columns: Sequence[str], resampled: Resa
     an evaluation could not be resampled."""
     if any(result.id not in resampled for side in (baseline, line) for result in side.results):
         return {}
-    before, after = ([resampled[result.id] for result in side.results] for side in (baseline, line))
+    before, after = ([resampled[result.id].draws for result in side.results] for side in (baseline, line))
     return {column: mean_difference(before, after, column) for column in columns if column in METRICS}
 
 

@@ -15,17 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.data.samples import Dataset
-from detector.evaluation.bootstrap import Interval, difference_interval, image_draws, weighted_average_precision
-from detector.evaluation.coco_ap import IOU_THRESHOLDS
-from detector.evaluation.coco_matches import match_as_coco
+from detector.evaluation.bootstrap import image_draws, metric_of, resample
 from runyard.layout import atomic_write_bytes
 from runyard.sweeps.results import TrialResult
 
 RESAMPLES = 1000
 SEED = 0
-METRICS = ("AP", *(f"AP{round(100 * threshold)}" for threshold in IOU_THRESHOLDS))
-"""What there are intervals of: COCO's, whatever the protocol."""
-
 _VERSION = 1
 
 
@@ -40,13 +35,9 @@ class ResampledAP:
     half_sizes: tuple[int, int]
     """Images in each half."""
 
-    def values(self, metric: str) -> NDArray[np.float64]:
-        """(1 + B,) of AP or AP50 ... AP95."""
-        return _of(self.draws, metric)
-
     def half(self, side: int, metric: str = "AP") -> float:
         """Of one half."""
-        return float(_of(self.halves[side : side + 1], metric)[0])
+        return float(metric_of(self.halves[side : side + 1], metric)[0])
 
 
 def resampled_ap(result: TrialResult) -> ResampledAP:
@@ -62,19 +53,12 @@ def resampled_ap(result: TrialResult) -> ResampledAP:
     dataset, table = result.load_detections()
     half = image_halves(dataset)
     weights = np.concatenate([image_draws(len(dataset), RESAMPLES, SEED), [half == 0, half == 1]])
-    matches = match_as_coco(dataset, table)
-    ap = weighted_average_precision(matches, len(dataset.categories), weights, range(len(IOU_THRESHOLDS)))
+    ap = resample(dataset, table, weights)
     sizes = (int((half == 0).sum()), int((half == 1).sum()))
     content = io.BytesIO()
     np.savez(content, of=of, draws=ap[:-2], halves=ap[-2:], sizes=sizes)
     atomic_write_bytes(path, content.getvalue())
     return ResampledAP(ap[:-2], ap[-2:], sizes)
-
-
-def mean_difference(baselines: Sequence[ResampledAP], others: Sequence[ResampledAP], metric: str) -> Interval:
-    """The mean over seeds of the others minus that of the baselines, with its 95% interval over the images."""
-    means = [np.mean([resampled.values(metric) for resampled in side], axis=0) for side in (baselines, others)]
-    return difference_interval(means[0], means[1])
 
 
 @dataclass(frozen=True)
@@ -122,10 +106,6 @@ def _identity(result: TrialResult) -> str:
     """Changes where the evaluation was made anew, or would be drawn from other images."""
     parts = (str(_VERSION).encode(), result.evaluation.metrics.read_bytes(), result.val_data.read_bytes())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
-
-
-def _of(ap: NDArray[np.float64], metric: str) -> NDArray[np.float64]:
-    return ap.mean(axis=1) if metric == "AP" else ap[:, METRICS.index(metric) - 1]
 
 
 def _digest(text: str) -> int:

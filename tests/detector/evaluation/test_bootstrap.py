@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 
-from detector.evaluation.bootstrap import Interval, paired_bootstrap, weighted_average_precision
+from detector.evaluation.bootstrap import Interval, image_draws, weighted_average_precision
 from detector.evaluation.coco_ap import coco_average_precision
 from detector.evaluation.coco_matches import match_as_coco
 from detector.evaluation.results import DetectionTable
+from tests.detector.evaluation.paired import paired_bootstrap
 
 ALL = range(10)
 NAMES = [f"AP{percent}" for percent in range(50, 100, 5)]
@@ -115,3 +116,8 @@ def test_an_unknown_metric_is_refused(make_random):
     dataset, table = make_random(0)
     with pytest.raises(ValueError, match="APS"):
         paired_bootstrap(dataset, table, table, metrics=("APS",))
+
+
+def test_a_number_of_resamples_is_needed():
+    with pytest.raises(ValueError, match="at least 1"):
+        image_draws(3, 0, 0)

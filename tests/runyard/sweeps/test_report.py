@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +19,7 @@ from runyard.reports.paper import ImageSet, PaperRow, PaperTable
 from runyard.spec import ExperimentSpec, PaperReference
 from runyard.sweeps.report import Report, read_server_results, report
 from runyard.sweeps.results import SweepResult
-
-sys.path.insert(0, str(Path(__file__).parent))
-from finished import finished_sweep
+from tests.runyard.sweeps.finished import finished_sweep
 
 ALPHAS = {"1.0": 3.0, "0.5": 1.0, "0.1": 2.0}
 

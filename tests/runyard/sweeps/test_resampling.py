@@ -1,6 +1,5 @@
 """AP on other draws of the images: kept beside the evaluation, and the choice of alpha on one half of them."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -11,15 +10,14 @@ import pytest
 from detector.data.layouts import open_dataset
 from detector.data.samples import Dataset
 from detector.errors import InputError
-from detector.evaluation.bootstrap import paired_bootstrap
+from detector.evaluation.bootstrap import mean_difference
 from detector.evaluation.coco_ap import coco_average_precision
 from runyard.layout import atomic_write_json
 from runyard.spec import ExperimentSpec
-from runyard.sweeps.resampling import ResampledAP, best_alpha_on_halves, image_halves, mean_difference, resampled_ap
+from runyard.sweeps.resampling import ResampledAP, best_alpha_on_halves, image_halves, resampled_ap
 from runyard.sweeps.results import TrialResult
-
-sys.path.insert(0, str(Path(__file__).parent))
-from finished import finished_sweep
+from tests.detector.evaluation.paired import paired_bootstrap
+from tests.runyard.sweeps.finished import finished_sweep
 
 
 @pytest.fixture(scope="session")
@@ -39,14 +37,14 @@ def pair(
 
 def test_the_interval_is_that_of_the_paired_bootstrap(pair: tuple[TrialResult, TrialResult], val: Dataset) -> None:
     expected = paired_bootstrap(val, *(result.load_detections()[1] for result in pair), metrics=("AP", "AP75"))
-    before, after = ([resampled_ap(result)] for result in pair)
+    before, after = ([resampled_ap(result).draws] for result in pair)
     for metric, interval in expected.items():
         ours = mean_difference(before, after, metric)
         assert astuple(ours) == pytest.approx(astuple(interval), abs=1e-12)
 
 
 def test_over_seeds_it_is_that_of_the_mean(pair: tuple[TrialResult, TrialResult]) -> None:
-    first, second = map(resampled_ap, pair)
+    first, second = (resampled_ap(result).draws for result in pair)
     both = mean_difference([first, first], [first, second], "AP")
     one = mean_difference([first], [second], "AP")
     assert (both.difference, both.low, both.high) == pytest.approx((one.difference / 2, one.low / 2, one.high / 2))

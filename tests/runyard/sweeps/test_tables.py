@@ -2,7 +2,6 @@
 
 import csv
 import io
-import sys
 from collections.abc import Callable
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 from detector.data.layouts import open_dataset
 from detector.data.samples import Dataset
 from detector.errors import ConfigError
-from detector.evaluation.bootstrap import paired_bootstrap
 from runyard.layout import atomic_write_json
 from runyard.reports.paper import ImageSet, PaperRow, PaperTable
 from runyard.reports.tables import cell_text
@@ -22,9 +20,8 @@ from runyard.sweeps.lines import baseline_of, lines_of
 from runyard.sweeps.resampling import resampled_ap
 from runyard.sweeps.results import load_sweep, write_trials
 from runyard.sweeps.tables import SweepTable, make_table
-
-sys.path.insert(0, str(Path(__file__).parent))
-from finished import finished_sweep
+from tests.detector.evaluation.paired import paired_bootstrap
+from tests.runyard.sweeps.finished import finished_sweep
 
 GAIN = "AP - baseline"
 
