@@ -11,9 +11,11 @@ alone, not on the tensor they stand in (see `probability`), and never falls as t
 
 # B images, A anchors (A_l of level l), C classes, K candidates of an image, D detections of an image
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -27,6 +29,8 @@ from detector.retinanet import HeadOutputs
 
 _GROUP = 8  # anchors of which the best one stands for all when the top-k is bounded
 _ESTIMATE_ERROR = 1e-3  # of a logarithm of a score in float32, which errs by less than 1e-4 above -60
+_ROUNDING = 1e-5  # of a logarithm of a score: what float32 factors and scores are rounded by, a hundred times over
+_FEW_DIGITS = -80.0  # logarithm of a probability: below exp(-87) float32 has fewer digits, and then none
 _FIRST_ROWS = 1024  # candidates whose classes are scored at first; enough for nearly all images of a trained detector
 
 
@@ -137,30 +141,30 @@ def select_anchors(
     """
     kept = []
     for level, valid in enumerate(anchor_valid.split([logits.shape[1] for logits in best], dim=1)):
-        valid = valid & ~best[level].isnan()
         num_anchors = valid.shape[1]
-        if num_anchors > scoring.top_k:
-            of_level = None if ious is None else ious[level]
-            if valid.device.type == "cpu":
-                valid = torch.stack([
-                    _top_of_image(best[level][image], None if of_level is None else of_level[image], mask, scoring)
-                    for image, mask in enumerate(valid)
-                ])  # fmt: skip
-            else:
-                scores = _best_class_scores(best[level], of_level, scoring)
-                valid = valid & ~scores.isnan()
-                keys = rank_keys(scores, torch.arange(num_anchors, device=scores.device)).masked_fill(~valid, -1)
-                lowest = keys.topk(scoring.top_k, sorted=False).values.amin(dim=1, keepdim=True)
-                valid = valid & (keys >= lowest)
+        of_level = None if ious is None else ious[level]
+        if num_anchors <= scoring.top_k:
+            valid = valid & ~best[level].isnan()
+        elif valid.device.type == "cpu":
+            valid = torch.stack([
+                _top_of_image(best[level][image], None if of_level is None else of_level[image], mask, scoring)
+                for image, mask in enumerate(valid)
+            ])  # fmt: skip
+        else:
+            scores = _best_class_scores(best[level], of_level, scoring)
+            valid = valid & ~(scores.isnan() | best[level].isnan())
+            keys = rank_keys(scores, torch.arange(num_anchors, device=scores.device)).masked_fill(~valid, -1)
+            lowest = keys.topk(scoring.top_k, sorted=False).values.amin(dim=1, keepdim=True)
+            valid = valid & (keys >= lowest)
         kept.append(valid)
     return torch.cat(kept, dim=1)
 
 
 def _top_of_image(best: Tensor, ious: Tensor | None, valid: Tensor, scoring: ScoringConfig) -> Tensor:
     """(A_l,) bool, the top-k of one level of one image on a CPU: exact scores for those alone that may be among it."""
-    place = _may_be_at_the_top(best, ious, valid, scoring).nonzero()[:, 0]
+    place = _nonzero(_may_be_at_the_top(best, ious, valid, scoring))
     scores = _best_class_scores(best[place], None if ious is None else ious[place], scoring)
-    keys = rank_keys(scores, place).masked_fill_(scores.isnan(), -1)
+    keys = rank_keys(scores, place).masked_fill_(scores.isnan() | best[place].isnan(), -1)
     if len(keys) > scoring.top_k:
         place = place[(keys >= keys.topk(scoring.top_k, sorted=False).values.amin()) & (keys >= 0)]
     else:
@@ -178,15 +182,16 @@ def _may_be_at_the_top(best: Tensor, ious: Tensor | None, valid: Tensor, scoring
     groups = len(best) // _GROUP
     if groups < scoring.top_k:
         return valid
-    # A factor of weight 0 has no say, not even where it is 0 and its logarithm infinite.
-    estimate = torch.zeros_like(best) if weight_p == 0 else functional.logsigmoid(best).mul_(weight_p)
+    # A factor of weight 0 has no say, not even where it is 0 and its logarithm infinite; but NaN has.
+    estimate = best * 0.0 if weight_p == 0 else functional.logsigmoid(best).mul_(weight_p)
     if ious is not None and weight_q > 0:
         estimate.add_(ious.log(), alpha=weight_q)
-    estimate.masked_fill_(~(valid & (estimate > -torch.inf)), -torch.inf)  # NaN is not above anything
-    lowest = (
-        estimate[: groups * _GROUP].view(groups, _GROUP).amax(dim=1).topk(scoring.top_k, sorted=False).values.amin()
-    )
-    # Below exp(-87) float32 has fewer digits, and then none: no estimate tells how such factors were rounded.
+    if not bool(valid.all()):
+        estimate.masked_fill_(~valid, -torch.inf)
+    # A group's anchors lie far apart, as neighbours are good together. With a NaN among them there is no bound.
+    highest = estimate[: groups * _GROUP].view(_GROUP, groups).amax(dim=0)
+    lowest = highest.topk(scoring.top_k, sorted=False).values.amin()
+    # No estimate tells how factors that float32 has few digits for were rounded.
     if not bool(lowest > -60 * min(weight for weight in (weight_p, weight_q) if weight > 0)):
         return valid
     return estimate >= lowest - 2 * _ESTIMATE_ERROR
@@ -209,21 +214,24 @@ def gather_candidates(
     per_level = []
     offset = 0
     for level, of_level in enumerate(kept.split([len(level_anchors) for level_anchors in anchors], dim=1)):
-        image, place = of_level.nonzero(as_tuple=True)
-        row = image * of_level.shape[1] + place  # one index over images and anchors is gathered in half the time
+        row = _nonzero(of_level.flatten())  # one index over images and anchors is gathered in half the time
+        image, place = row // of_level.shape[1], row % of_level.shape[1]
         columns = [
             image,
             place + offset,
             torch.full_like(place, level),
-            decode(anchors[level][place], outputs.box_deltas[level].flatten(0, 1).index_select(0, row).float()),
+            anchors[level].index_select(0, place),
+            outputs.box_deltas[level].flatten(0, 1).index_select(0, row).float(),
             outputs.cls_logits[level].flatten(0, 1).index_select(0, row).float(),
         ]
         if outputs.iou_logits is not None:
             columns.append(outputs.iou_logits[level].flatten().index_select(0, row).float())
         per_level.append(columns)
         offset += of_level.shape[1]
-    image, anchor_index, levels, boxes, *logits = (torch.cat(column) for column in zip(*per_level, strict=True))
-    boxes = clip_boxes(boxes.unsqueeze(1), image_sizes[image]).squeeze(1)
+    image, anchor_index, levels, of_anchors, deltas, *logits = (
+        torch.cat(column) for column in zip(*per_level, strict=True)
+    )
+    boxes = clip_boxes(decode(of_anchors, deltas).unsqueeze(1), image_sizes[image]).squeeze(1)
     whole = (anchor_index, levels, boxes, *logits)
     no_ious = [None] if len(logits) == 1 else []
     if len(kept) == 1:  # in order already
@@ -251,7 +259,7 @@ def candidates_to_detections(candidates: Candidates, scoring: ScoringConfig, iou
             ious = probability(candidates.iou_logits)
         best = candidates.cls_logits.amax(dim=-1)
         rows = _top_rows(candidates.level, best, ious, scoring)
-        rows = rows[~candidates.boxes[rows].isnan().any(dim=1)]
+        rows = rows[~candidates.boxes.isnan().any(dim=1)[rows]]
         best_scores = _best_class_scores(best[rows], None if ious is None else ious[rows], scoring).nan_to_num(nan=-1.0)
         # The pairs above some floor are all with the anchors whose best pair is: where these fill the detections, the
         # other pairs, most of all, need not even be scored.
@@ -268,26 +276,41 @@ def _detect(
     candidates: Candidates, rows: Tensor, ious: Tensor | None, scoring: ScoringConfig, score_threshold: float
 ) -> Detections:
     """The detections that score above the threshold among the candidates `rows`, which are int64 and increasing."""
-    boxes = candidates.boxes[rows]
+    boxes, cls_logits = candidates.boxes[rows], candidates.cls_logits[rows]
     ious = None if ious is None else ious[rows]
-    class_probability = probability(candidates.cls_logits[rows])
-    scores = combine_scores(class_probability, ious, scoring)
-    pairs = best_pairs(
-        boxes,
-        scores,
-        score_threshold=score_threshold,
-        iou_threshold=scoring.nms_iou,
-        limit=scoring.max_detections,
-    )
-    place, labels = pairs // scores.shape[1], pairs % scores.shape[1]
+    num_classes = cls_logits.shape[1]
+    # Powers are what costs: they are taken only of pairs that may pass.
+    pairs = _nonzero(_may_pass(cls_logits, ious, scoring, score_threshold).flatten())
+    class_scores = probability(cls_logits.flatten()[pairs])
+    of_pairs = None if ious is None else ious[pairs // num_classes]
+    scores = combine_scores(class_scores.unsqueeze(1), of_pairs, scoring).squeeze(1)
+    passing = scores > score_threshold
+    pairs, class_scores, scores = pairs[passing], class_scores[passing], scores[passing]
+    kept = best_pairs(boxes, pairs, scores, num_classes, iou_threshold=scoring.nms_iou, limit=scoring.max_detections)
+    place = pairs[kept] // num_classes
     return Detections(
         boxes=boxes[place],
-        scores=scores[place, labels],
-        labels=labels,
-        class_scores=class_probability[place, labels],
+        scores=scores[kept],
+        labels=pairs[kept] % num_classes,
+        class_scores=class_scores[kept],
         ious=torch.full_like(boxes[place, 0], torch.nan) if ious is None else ious[place],
         anchor_index=candidates.anchor_index[rows[place]],
     )
+
+
+def _may_pass(cls_logits: Tensor, ious: Tensor | None, scoring: ScoringConfig, score_threshold: float) -> Tensor:
+    """(K, C) bool: all but pairs whose score is surely not above the threshold, however it is rounded."""
+    weight_p, weight_q = _exponents(scoring, ious is not None)
+    if weight_p == 0 or score_threshold < torch.finfo(torch.float32).tiny:
+        return torch.ones_like(cls_logits, dtype=torch.bool)
+    log_p = cls_logits.new_full((1,), math.log(score_threshold) - _ROUNDING, dtype=torch.float64)
+    if ious is not None and weight_q > 0:
+        log_p = log_p - weight_q * ious.double().log()
+    log_p = (log_p / weight_p).clamp(max=0.0)
+    least = log_p - torch.log1p(-log_p.exp())  # the logit of that probability
+    # Where a float32 probability has fewer digits, this bound is none.
+    least = torch.where(log_p > _FEW_DIGITS, least, -torch.inf).float()
+    return cls_logits >= least.unsqueeze(1)
 
 
 def _top_rows(level: Tensor, best: Tensor, ious: Tensor | None, scoring: ScoringConfig) -> Tensor:
@@ -301,7 +324,14 @@ def _top_rows(level: Tensor, best: Tensor, ious: Tensor | None, scoring: Scoring
         torch.ones_like(best[None], dtype=torch.bool),
         scoring,
     )
-    return kept[0].nonzero()[:, 0]
+    return _nonzero(kept[0])
+
+
+def _nonzero(mask: Tensor) -> Tensor:
+    """Indices, int64, of what is True in a (N,) mask; on a CPU by NumPy, in a tenth of PyTorch's time."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.nonzero()[:, 0]
 
 
 def _best_class_scores(best: Tensor, ious: Tensor | None, scoring: ScoringConfig) -> Tensor:

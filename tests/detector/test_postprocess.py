@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from detector import postprocess as module
 from detector.box_coder import decode
 from detector.boxes import clip_boxes
+from detector.confidence import combine_scores
 from detector.config import ScoringConfig
 from detector.postprocess import (
     best_logits,
@@ -189,6 +190,41 @@ def test_none_and_alpha_one_half_rank_alike_and_differ_by_the_threshold() -> Non
     (lower,) = postprocess(*case, ScoringConfig(confidence="none", score_threshold=0.0025))
     assert lower.anchor_index.tolist() == half.anchor_index.tolist()
     torch.testing.assert_close(half.scores**2, lower.scores)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    scale=st.sampled_from([1.0, 8.0, 40.0]),
+    threshold=st.sampled_from([0.0, 1e-45, 1e-30, 1e-6, 0.05, 0.5, 0.999999, 1.0]),
+    scoring=st.sampled_from(
+        [ScoringConfig(confidence="class"), ScoringConfig(confidence="none")]
+        + [ScoringConfig(alpha=alpha) for alpha in (0.0, 1e-6, 0.1, 0.5, 0.9, 1.0)]
+    ),
+    iou_head=st.booleans(),
+)
+def test_pairs_that_are_not_scored_would_not_have_passed(
+    seed: int, scale: float, threshold: float, scoring: ScoringConfig, iou_head: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(200, 5, generator=generator) * scale
+    ious = torch.rand(200, generator=generator)
+    ious[:5] = torch.tensor([0.0, 1e-42, 1e-12, 1.0, torch.nan])
+    scores = combine_scores(probability(logits), ious if iou_head else None, scoring)
+    # The threshold may also be the score of one of them.
+    for least in (threshold, scores[100, 0].item()):
+        may_pass = module._may_pass(logits, ious if iou_head else None, scoring, least)
+        assert not ((scores > least) & ~may_pass).any()
+        assert may_pass.shape == logits.shape
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0])
+def test_hardly_more_pairs_are_scored_than_pass(alpha: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, ious = torch.randn(2000, 10, generator=generator) * 3 - 4, torch.rand(2000, generator=generator)
+    scoring = ScoringConfig(alpha=alpha)
+    passing = combine_scores(probability(logits), ious, scoring) > 0.05
+    assert module._may_pass(logits, ious, scoring, 0.05).sum() <= passing.sum() + 20
 
 
 # --- ties -------------------------------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ from detector.nms import best_pairs
 
 
 def ours(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int | None = None) -> Tensor:
+    pairs = torch.arange(scores.numel())
     return best_pairs(
-        boxes, scores, score_threshold=-1.0, iou_threshold=iou_threshold, limit=limit or scores.numel()
+        boxes, pairs, scores.flatten(), scores.shape[1], iou_threshold=iou_threshold, limit=limit or scores.numel()
     )  # fmt: skip
 
 
