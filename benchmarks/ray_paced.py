@@ -1,8 +1,6 @@
-"""The paced training loop as a Ray Train worker, launched as runyard launches its own; and an empty TorchTrainer."""
+"""The paced training loop as a Ray Train worker, launched as runyard launches its own."""
 
 import os
-import sys
-import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -12,7 +10,7 @@ import ray
 from benchmarks.pacing import Pace, train_paced
 from runyard.layout import RunFolder
 from runyard.spec import ExperimentSpec, from_dict
-from runyard.training import ray_train
+from runyard.training import ray_cluster, ray_train
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PACE_VARIABLE = "RUNYARD_BENCHMARK_PACE"
@@ -29,7 +27,7 @@ def launch_paced(spec: ExperimentSpec, folder: RunFolder, pace: Pace) -> None:
     runtime_env = environment()
     runtime_env["env_vars"][_PACE_VARIABLE] = f"{pace.steps} {pace.folder}"
     os.environ["RAY_ADDRESS"] = "local"
-    ray_train.connect(spec, runtime_env)
+    ray_cluster.connect(runtime_env)
     try:
         with mock.patch.object(ray_train, "_train_worker", paced_worker):
             ray_train.launch(spec, folder)
@@ -47,30 +45,3 @@ def paced_worker(config: dict[str, Any]) -> dict[str, Any]:
         Pace(Path(folder), int(steps)),
     )
     return {}
-
-
-def empty_trainer(started_file: Path) -> None:
-    """A TorchTrainer on a cluster of its own whose worker writes down when it begins, and does nothing."""
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    spec = ExperimentSpec()
-    os.environ["RAY_ADDRESS"] = "local"
-    ray_train.connect(spec, environment())
-    try:
-        TorchTrainer(
-            _note_the_time,
-            train_loop_config={"file": str(started_file)},
-            scaling_config=ScalingConfig(num_workers=1, use_gpu=False),
-            run_config=RunConfig(name="empty", storage_path=str(started_file.parent)),
-        ).fit()
-    finally:
-        ray.shutdown()
-
-
-def _note_the_time(config: dict[str, Any]) -> None:
-    Path(config["file"]).write_text(repr(time.time()))
-
-
-if __name__ == "__main__":
-    empty_trainer(Path(sys.argv[1]))

@@ -28,7 +28,8 @@ from detector.engine import TrainingEngine
 from runyard.spec import ExperimentSpec
 from runyard.tracking import replay
 from runyard.tracking.journal import Journal
-from runyard.tracking.mlflow_tracker import MlflowTracker, TrackedRun
+from runyard.tracking.mlflow_tracker import MlflowTracker
+from runyard.tracking.runs import TrackedRun
 from runyard.training import worker
 from runyard.training.local import LocalContext
 from runyard.training.prepare import prepare
@@ -79,7 +80,7 @@ def tracked_run(spec: ExperimentSpec, uri: str) -> tuple[list[float], float, flo
         mock.patch.object(replay.JournalUploader, "upload", clock.around_upload(replay.JournalUploader.upload)),
         mock.patch.object(worker, "TrainingEngine", clock.engine()),
     ):
-        replayer = replay.JournalReplayer(prepared.folder.journal, MlflowTracker(uri, "benchmarks"), run)
+        replayer = replay.JournalReplayer(prepared.folder.journal, lambda: MlflowTracker(uri, "benchmarks"), run)
         try:
             worker.train(prepared.spec, prepared.folder, LocalContext(use_gpu=None))
         finally:

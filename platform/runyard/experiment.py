@@ -4,15 +4,16 @@ The driver alone talks to MLflow: it follows the run's journal in the background
 the tracking server nor ends with it.
 """
 
+import functools
 import json
 import os
 import shlex
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -27,10 +28,20 @@ from runyard.manifest import without_secrets
 from runyard.progress import ProgressPrinter
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import last_status
-from runyard.tracking.mlflow_tracker import MlflowTracker, TrackedRun
 from runyard.tracking.replay import JournalReplayer, JournalUploader, remember_run, sync
-from runyard.tracking.stores import TrackingError, TrackingUnavailableError, resolve_tracking_uri, ui_command
+from runyard.tracking.runs import TrackedRun
+from runyard.tracking.stores import (
+    TrackingError,
+    TrackingUnavailableError,
+    resolve_tracking_uri,
+    sqlite_file,
+    sqlite_lock,
+    ui_command,
+)
 from runyard.training.prepare import PreparedRun, default_storage, prepare, storage_folder
+
+if TYPE_CHECKING:
+    from runyard.tracking.mlflow_tracker import MlflowTracker
 
 SMOKE_IMAGES = (32, 16, 128)
 REPLAY_TIMEOUT_S = 60.0
@@ -92,20 +103,13 @@ def run_experiment(
             console.print("  finished before; nothing to do")
             _upload_rest(folder, uri, console)
             return replace(outcome, metrics=json.loads(outcome.evaluation.metrics.read_text()))
-        tracker = MlflowTracker(uri, spec.runtime.experiment)
-        # Credentials that are refused end the run here, before a worker starts. A store that is away does not: the
-        # replayer says so, and goes on trying. MLflow takes seconds to make a store, and Ray to make a cluster.
-        reachable = True
-        with ThreadPoolExecutor(1) as beside:
-            opened = beside.submit(tracker.experiment_id)
-            if launcher == "ray":
-                from runyard.training import ray_train
+        tracker = functools.cache(functools.partial(_tracker, uri, spec.runtime.experiment))
+        answers = _answers(uri, tracker)
+        if launcher == "ray":
+            # All of it here, in this thread: two that import the same packages at once can meet half of one.
+            from runyard.training import ray_cluster, ray_train  # noqa: F401
 
-                ray_train.connect(spec, runtime_env or {})
-            try:
-                opened.result()
-            except TrackingUnavailableError:
-                reachable = False
+            ray_cluster.connect(runtime_env or {})
         run = TrackedRun(folder.root.name, folder.root.name, tags=run_tags(spec, prepared))
         remember_run(folder, spec.runtime.experiment, run)
         replayer: JournalReplayer | None = None
@@ -114,9 +118,9 @@ def run_experiment(
                 ProgressPrinter(folder.journal, console),
                 journaled(folder.journal, spec, prepared.inputs) as artifacts,
             ):
-                if reachable:
+                if answers:
                     with suppress(TrackingUnavailableError):
-                        JournalUploader(folder.journal, tracker, run).open()  # we may look, but may we write?
+                        JournalUploader(folder.journal, tracker(), run).open()  # we may look, but may we write?
                 replayer = JournalReplayer(folder.journal, tracker, run)
                 outcome = replace(outcome, metrics=launch(spec, folder, launcher))
                 artifacts += make_reports(spec, folder)
@@ -128,6 +132,29 @@ def run_experiment(
             command = shlex.join(["runyard", "sync", str(folder.root), *store])
             console.print(f"  {command}", highlight=False, soft_wrap=True)
     return outcome
+
+
+def _tracker(uri: str, experiment: str) -> "MlflowTracker":
+    from runyard.tracking.mlflow_tracker import MlflowTracker  # takes a second
+
+    return MlflowTracker(uri, experiment)
+
+
+def _answers(uri: str, tracker: "Callable[[], MlflowTracker]") -> bool:
+    """Whether there is a store that answers; TrackingError where it refuses us, so that the run ends before it starts.
+
+    One that is away is no reason to: the replayer says so, and goes on trying. Nor is a SQLite file that does not exist
+    yet, which takes MLflow seconds to make: that is left to the replayer.
+    """
+    database = sqlite_file(uri)
+    if database is not None and not database.exists():
+        with sqlite_lock(uri):  # it could be made
+            return False
+    try:
+        tracker().experiment_id()
+    except TrackingUnavailableError:
+        return False
+    return True
 
 
 def _upload_rest(folder: RunFolder, uri: str, console: Console) -> None:
@@ -150,7 +177,7 @@ def how_to_browse(spec: ExperimentSpec) -> str:
     page = ""
     with suppress(TrackingError):
         # MLflow 3 opens on its page for language models unless it is told otherwise.
-        number = MlflowTracker(uri, spec.runtime.experiment).experiment_id()
+        number = _tracker(uri, spec.runtime.experiment).experiment_id()
         page = f"/#/experiments/{number}?workflowType=machine_learning"
     if uri.startswith("http"):
         return f"open {without_secrets(uri)}{page}"

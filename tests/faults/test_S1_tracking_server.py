@@ -20,8 +20,9 @@ from runyard.experiment import run_experiment
 from runyard.layout import RunFolder
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal, effective_metrics, read
-from runyard.tracking.mlflow_tracker import MlflowTracker, TrackedRun
+from runyard.tracking.mlflow_tracker import MlflowTracker
 from runyard.tracking.replay import JournalReplayer, JournalUploader
+from runyard.tracking.runs import TrackedRun
 from runyard.tracking.stores import TrackingUnavailableError
 
 STEPS = list(range(1, 13))
@@ -220,7 +221,7 @@ def test_S1_the_trials_of_a_sweep_make_one_parent_when_the_server_comes(
         with Journal(path) as journal:
             journal.append("status", {"status": "FINISHED", "message": ""})
         child = TrackedRun(f"trial-{number}", f"trial {number}", parent="sweep")
-        replayers.append(JournalReplayer(path, tracker, child, poll_s=0.02, first_retry_s=0.1))
+        replayers.append(JournalReplayer(path, lambda: tracker, child, poll_s=0.02, first_retry_s=0.1))
     time.sleep(1.0)
     server.fault = None
     assert [replayer.close(60) for replayer in replayers] == [0] * 8

@@ -13,7 +13,8 @@ from detector.errors import ConfigError
 from runyard.experiment import run_experiment
 from runyard.layout import RunFolder, SweepFolder, original_name, safe_name
 from runyard.spec import ExperimentSpec, SourceConfig, from_dict
-from runyard.tracking.mlflow_tracker import MlflowTracker, TrackedRun
+from runyard.tracking.mlflow_tracker import MlflowTracker
+from runyard.tracking.runs import TrackedRun
 from runyard.training.prepare import prepare
 
 HOSTILE = [

@@ -167,10 +167,10 @@ def _runner(
     if launcher == "local" or not (plan.trainings or plan.scorings):
         return _InThisProcess()
     from runyard.sweeps.ray_tune import RayTuneRunner
-    from runyard.training import ray_train
+    from runyard.training import ray_cluster
 
     def connect() -> None:
-        ray_train.connect(spec, runtime_env)
+        ray_cluster.connect(runtime_env)
 
     return RayTuneRunner(spec, folder.tune, connect, max_concurrent=max_concurrent)
 

@@ -15,8 +15,9 @@ from runyard.spec import to_dict
 from runyard.sweeps.plan import Cell
 from runyard.sweeps.report import Report
 from runyard.tracking.journal import Journal, JournalError, RunStatus, last_status
-from runyard.tracking.mlflow_tracker import MlflowTracker, TrackedRun
+from runyard.tracking.mlflow_tracker import MlflowTracker
 from runyard.tracking.replay import JournalReplayer, JournalUploader, remember_run
+from runyard.tracking.runs import TrackedRun
 from runyard.tracking.stores import TrackingUnavailableError
 
 REPLAY_TIMEOUT_S = 60.0
@@ -43,13 +44,13 @@ class SweepTracking:
         # Credentials that are refused end the sweep here. A store that is away does not: it is tried again and again.
         with suppress(TrackingUnavailableError):
             JournalUploader(self._journal, tracker, parent).upload()
-        self._replayers = [JournalReplayer(self._journal, tracker, parent)]
+        self._replayers = [JournalReplayer(self._journal, lambda: tracker, parent)]
         for cell in cells:
             if cell.evaluation.metrics.exists() and last_status(cell.journal) != "FINISHED":
                 close_journal(cell.journal, "FINISHED")  # its process died, or failed, after all that counts was done
             run = _child(name, cell)
             remember_run(RunFolder(cell.journal.parent), experiment, run)
-            self._replayers.append(JournalReplayer(cell.journal, tracker, run))
+            self._replayers.append(JournalReplayer(cell.journal, lambda: tracker, run))
 
     def close(self, status: RunStatus, message: str, found: Report, errors: Mapping[str, str]) -> int:
         """Says how the sweep and its trials ended, and uploads the rest; the number of records that did not get there.

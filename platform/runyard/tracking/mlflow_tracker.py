@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from runyard.tracking.names import (  # noqa: E402
     flat_parameters,
     tracked_name,
 )
+from runyard.tracking.runs import TrackedRun  # noqa: E402
 from runyard.tracking.stores import (  # noqa: E402
     RecordRefusedError,
     TrackingRefusedError,
@@ -70,26 +71,6 @@ _PLAIN_REASONS = {
 _log = logging.getLogger(__name__)
 # "Creating initial MLflow database tables..." is no news to the user of a progress bar.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-
-
-@dataclass(frozen=True)
-class TrackedRun:
-    """A run as tracking knows it, whichever store it is in."""
-
-    identity: str
-    """What makes it this run and no other (the run's name, a trial's id): it is found again by this."""
-    name: str
-    parent: str | None = None
-    """Identity of the sweep's run."""
-    tags: Mapping[str, str] = field(default_factory=dict)
-    """Set when the run is created."""
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> "TrackedRun":
-        return cls(str(fields["identity"]), str(fields["name"]), fields.get("parent"), dict(fields.get("tags", {})))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +19,11 @@ from detector.errors import InputError
 from runyard.layout import RunFolder, atomic_write_json
 from runyard.tracking.journal import Journal, JournalError, JournalReader, Record, read
 from runyard.tracking.names import POSITION_TAG
+from runyard.tracking.runs import TrackedRun
 from runyard.tracking.stores import RecordRefusedError, TrackingUnavailableError
 
 if TYPE_CHECKING:
-    from runyard.tracking.mlflow_tracker import MlflowTracker, TrackedRun
+    from runyard.tracking.mlflow_tracker import MlflowTracker
 
 _ARTIFACTS_LEFT_TAG = "runyard.artifacts_left"
 _RESUMED_TAG = "resumed_at_steps"
@@ -35,7 +37,7 @@ _log = logging.getLogger(__name__)
 class JournalUploader:
     """Uploads one journal into one run of one store; every call may raise TrackingError and can then be repeated."""
 
-    def __init__(self, journal: Path, tracker: "MlflowTracker", run: "TrackedRun") -> None:
+    def __init__(self, journal: Path, tracker: "MlflowTracker", run: TrackedRun) -> None:
         self._journal = journal
         self._tracker = tracker
         self._run = run
@@ -196,14 +198,21 @@ class JournalReplayer:
     def __init__(
         self,
         journal: Path,
-        tracker: "MlflowTracker",
-        run: "TrackedRun",
+        open_tracker: Callable[[], "MlflowTracker"],
+        run: TrackedRun,
         *,
         poll_s: float = 1.0,
         first_retry_s: float = 1.0,
     ) -> None:
-        """Start at once. While the store fails it is tried again after 1, 2, 4 ... 30 s (`first_retry_s` doubling)."""
-        self._uploader = JournalUploader(journal, tracker, run)
+        """Start at once. While the store fails it is tried again after 1, 2, 4 ... 30 s (`first_retry_s` doubling).
+
+        Args:
+            open_tracker: called in the thread: MLflow takes a second to import, and seconds to make a store.
+        """
+        self._journal = journal
+        self._open_tracker = open_tracker
+        self._run = run
+        self._uploader: JournalUploader | None = None
         self._poll_s = poll_s
         self._first_retry_s = first_retry_s
         self._closing = threading.Event()
@@ -216,7 +225,7 @@ class JournalReplayer:
         self._deadline = time.monotonic() + timeout_s
         self._closing.set()
         self._thread.join(timeout_s)
-        return self._uploader.left()
+        return sum(1 for _ in read(self._journal)) if self._uploader is None else self._uploader.left()
 
     def _work(self) -> None:
         retry_s = self._first_retry_s
@@ -224,6 +233,8 @@ class JournalReplayer:
         while True:
             closing = self._closing.is_set()
             try:
+                if self._uploader is None:
+                    self._uploader = JournalUploader(self._journal, self._open_tracker(), self._run)
                 count = self._uploader.upload()
                 if failing:
                     _log.warning("the tracking store answers again: %d records were uploaded", count)
@@ -254,7 +265,7 @@ class JournalReplayer:
             time.sleep(pause_s)
 
 
-def remember_run(folder: RunFolder, experiment: str, run: "TrackedRun") -> None:
+def remember_run(folder: RunFolder, experiment: str, run: TrackedRun) -> None:
     """Write beside the journal what `sync` needs to find the run again, in whatever store."""
     atomic_write_json(folder.tracking, {"experiment": experiment, "run": run.to_dict()})
 
@@ -265,7 +276,7 @@ def sync(folder: RunFolder, tracking_uri: str) -> int:
     A run that no process is writing any more, but whose journal does not say how it ended, is closed as KILLED. Raises
     TrackingError where the store fails, InputError where the folder holds no tracked run.
     """
-    from runyard.tracking.mlflow_tracker import MlflowTracker, TrackedRun
+    from runyard.tracking.mlflow_tracker import MlflowTracker
 
     try:
         fields = json.loads(folder.tracking.read_text(encoding="utf-8"))

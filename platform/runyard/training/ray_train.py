@@ -1,14 +1,11 @@
 """The Ray Train launcher: the same training loop on as many workers as the spec asks for."""
 
-import json
 import logging
 import math
 import os
-import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +32,8 @@ from runyard.training.errors import NonFiniteLossError, SilentWorkerError, Train
 CONTROLLER_FAILURES = 5
 """Attempts to start a worker group before the run fails; Ray's own default retries forever in silence."""
 
-ENVIRONMENT = {
-    # A report waits for the controller's next poll, 2 s by default.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # Where metrics are exported and to whom is not ours to decide on a user's machine.
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-
-
 _FINAL = (InputError, NonFiniteLossError, TrainingStoppedError)
 """Errors of workers that another attempt would not change."""
-
-OBJECT_STORE_BYTES = 200_000_000
-"""For a cluster of our own: only small results pass through it, and Ray would take a third of the memory."""
-
-
-LEAST_CPUS = 2
-"""Of a cluster of our own: the demo's two workers share a single core where there is no more."""
 
 ELASTIC_START_TIMEOUT_S = 10.0
 """How long an elastic group waits for its places before Ray counts the nodes anew; it may have counted a lost one."""
@@ -85,62 +67,6 @@ class RayContext:
             raise SilentWorkerError(
                 "another worker did not come to the report of a checkpoint in time (runtime.collective_timeout_s)"
             ) from error
-
-
-def connect(spec: ExperimentSpec, runtime_env: dict[str, Any]) -> None:
-    """Connects to the cluster that $RAY_ADDRESS names or this machine has, else ('local', too) starts one of our own.
-
-    Workers' output goes to Ray's session folder: what a person should see comes through the journal.
-    """
-    if ray.is_initialized():
-        return
-    with _signal_handlers_kept():
-        _connect(runtime_env)
-
-
-@contextmanager
-def _signal_handlers_kept() -> Iterator[None]:
-    """Ray takes SIGTERM for itself: with an exit that no run is told of, then with a C++ handler that aborts."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    earlier = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for signum, handler in earlier.items():
-            if handler is not None:  # None: it was not set by Python, which cannot set it again
-                signal.signal(signum, handler)
-
-
-def _connect(runtime_env: dict[str, Any]) -> None:
-    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
-    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
-    # Ray refuses a variable that the submission has set already, even to the same value.
-    own = {name: value for name, value in ENVIRONMENT.items() if name not in (submitted.get("env_vars") or {})}
-    runtime_env = {**runtime_env, "env_vars": {**own, **runtime_env.get("env_vars", {})}}
-    options: dict[str, Any] = {"runtime_env": runtime_env, "logging_level": logging.ERROR, "log_to_driver": False}
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    if address != "local":
-        try:
-            ray.init(address=address, **options)
-        except ConnectionError:
-            raise ConfigError("no Ray cluster answers there", field="RAY_ADDRESS", value=address) from None
-        return
-    cluster_of_our_own = {
-        "num_cpus": max(os.cpu_count() or 1, LEAST_CPUS),
-        "include_dashboard": False,
-        "object_store_memory": OBJECT_STORE_BYTES,
-    }
-    try:
-        # Left to itself Ray takes what `ray start` has started here, and refuses the numbers; address 'auto' would also
-        # take the cluster that another driver has started for itself and that ends with it.
-        ray.init(**cluster_of_our_own, **options)
-    except ValueError:
-        try:
-            ray.init(address="auto", **options)
-        except ConnectionError:  # it was started, and is gone
-            ray.init(address="local", **cluster_of_our_own, **options)
 
 
 def launch(spec: ExperimentSpec, folder: RunFolder) -> dict[str, Any]:

@@ -127,6 +127,7 @@ class _Loop:
         micro_batches: list[Batch] = []
         unread: _Launched | None = None
         throughput = _Throughput()
+        first = self.step
         for batch in loader:
             micro_batches.append(batch)
             if len(micro_batches) < accumulation:
@@ -138,11 +139,12 @@ class _Loop:
             unread = _Launched(self.step, result, time.monotonic())
             micro_batches = []
             self.step += 1
-            epoch_ends = self.step % self.steps_per_epoch == 0
             every = runtime.checkpoint_every_steps
-            if epoch_ends or stop or (every and self.step % every == 0):
+            due = self.step % self.steps_per_epoch == 0 or (every and self.step % every == 0)
+            if due or stop or self.step == first + 1:  # somebody waits for the first to see that all runs
                 stop |= self._read(unread, throughput)
                 unread = None
+            if due or stop:
                 self._checkpoint()
                 if stop:
                     raise TrainingStoppedError(f"stopped on request after step {self.step}, where its checkpoint is")

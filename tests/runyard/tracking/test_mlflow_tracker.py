@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from runyard.tracking.mlflow_tracker import MetricValue, MlflowTracker, TrackedRun
+from runyard.tracking.mlflow_tracker import MetricValue, MlflowTracker
+from runyard.tracking.runs import TrackedRun
 from runyard.tracking.stores import TrackingError, TrackingRefusedError, TrackingUnavailableError
 
 from .conftest import FaultyServer, in_four_processes  # type: ignore[import-not-found]

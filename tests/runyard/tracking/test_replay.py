@@ -13,8 +13,9 @@ from mlflow.tracking import MlflowClient
 from detector.errors import InputError
 from runyard.layout import RunFolder
 from runyard.tracking.journal import Journal, JournalError
-from runyard.tracking.mlflow_tracker import MlflowTracker, TrackedRun
+from runyard.tracking.mlflow_tracker import MlflowTracker
 from runyard.tracking.replay import JournalReplayer, JournalUploader, remember_run, sync
+from runyard.tracking.runs import TrackedRun
 
 RUN = TrackedRun(identity="run-0123", name="run")
 
@@ -42,7 +43,7 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
 
 
 def replayer(journal: Path, uri: str, experiment: str = "experiment") -> JournalReplayer:
-    return JournalReplayer(journal, MlflowTracker(uri, experiment), RUN, poll_s=0.02, first_retry_s=0.05)
+    return JournalReplayer(journal, lambda: MlflowTracker(uri, experiment), RUN, poll_s=0.02, first_retry_s=0.05)
 
 
 def test_a_whole_run_arrives_in_order_and_ends_truthfully(tracking_uri: str, tmp_path: Path) -> None:
