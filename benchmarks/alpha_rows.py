@@ -16,14 +16,14 @@ from benchmarks.photos import PHOTO_SIZE, make_photographs
 from benchmarks.rows import AnyRow, Row
 from benchmarks.settings import Settings
 from benchmarks.timing import interleaved, seconds
-from benchmarks.workloads import training_batch
+from benchmarks.workloads import scoring_rows, training_batch
 from detector.checkpoint import load_checkpoint, save_checkpoint
 from detector.config import BackboneConfig, DataConfig, ModelConfig
 from detector.data.cache import load_dataset, save_dataset
 from detector.retinanet import RetinaNet
 from runyard.layout import EvaluationFolder, atomic_write_json
 from runyard.spec import ExperimentSpec
-from runyard.sweeps.rescore import paper_rows, score_one, write_candidates
+from runyard.sweeps.rescore import score_one, write_candidates
 from runyard.training.evaluation import detect
 from runyard.training.local import LocalContext
 from runyard.training.scoring import score_detections
@@ -46,7 +46,7 @@ def measure_passes(settings: Settings) -> Row:
             model=ModelConfig(backbone=trunk), data=DataConfig(short_side_px=short, long_side_px=long)
         )
         checkpoint = _checkpoint(spec, len(dataset.categories), (short, long), folder / "checkpoint")
-        rows = paper_rows(spec.scoring, oracle=False)
+        rows = scoring_rows(spec.scoring)
         context = LocalContext(use_gpu=False)
         numbers: dict[str, list[dict[str, float]]] = {"stored": [], "direct": []}
 

@@ -16,14 +16,14 @@ import torch
 from benchmarks.rows import AnyRow, Row
 from benchmarks.settings import Settings
 from benchmarks.timing import repeated
-from benchmarks.workloads import COCO_CLASSES, FULL_SIZE, trained_objects, trained_outputs
+from benchmarks.workloads import COCO_CLASSES, FULL_SIZE, scoring_rows, trained_objects, trained_outputs
 from detector.candidate_header import StoreHeader, StoreIdentity
 from detector.candidates import CandidateWriter, publish_store
 from detector.config import ScoringConfig
 from detector.data.cache import save_dataset
 from detector.data.samples import Category, Dataset
 from detector.survivors import ScoringRow, Survivors, survivors
-from runyard.sweeps.rescore import paper_rows, score_one
+from runyard.sweeps.rescore import score_one
 
 IMAGES = 5000
 _ORIGINAL = (640, 384)
@@ -35,7 +35,7 @@ def measure(settings: Settings) -> list[AnyRow]:
     """The store's weight, and the processor time of a row."""
     images, distinct = (40, 2) if settings.quick else (IMAGES, 16)
     size = settings.size(FULL_SIZE, FULL_SIZE)
-    rows = paper_rows(ScoringConfig())
+    rows = (*scoring_rows(ScoringConfig()), ScoringRow(ScoringConfig(), oracle=True))
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         dataset = write_store(folder, images, distinct, size, rows)

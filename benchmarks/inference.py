@@ -4,17 +4,17 @@ An untrained head gives every anchor the same low score, and nothing would be le
 are rescaled until as many pairs pass the threshold as a trained detector's do.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks import our_detector, torchvision_detector
-from benchmarks.rows import AnyRow, NotRun, Row, rows_or_reason
-from benchmarks.settings import GPU, H100, Settings
-from benchmarks.timing import interleaved, seconds
+from benchmarks.rows import AnyRow, Row
+from benchmarks.settings import H100, Settings
+from benchmarks.timing import Measurement, seconds
 from benchmarks.training_step import precision
+from benchmarks.variants import compare_variants
 from benchmarks.workloads import BACKGROUND_LOGIT, COCO_CLASSES, FULL_SIZE, training_batch
 from detector.config import ScoringConfig
 from detector.data.batching import Batch, normalise
@@ -55,48 +55,36 @@ def measure(settings: Settings) -> list[AnyRow]:
     predict = seconds(lambda: torchvision_predict(theirs, floats, dtype), device)
     shape = settings.describe(f"1 x {size[0]}x{size[1]}, {precision(dtype)}", full=settings.on_gpu)
 
-    def variant(compiled: bool, how: str) -> list[Row]:
+    def ours(compiled: bool) -> Measurement:
         predictor = Predictor(model, dtype, compiled=compiled)
-        ours, other = interleaved(
-            seconds(lambda: predictor(batch), device),
-            predict,
-            repeats=settings.repeats(50 if settings.on_gpu else 10),
-            warm_up=5 if settings.on_gpu else 1,
-        )
-        bound = 0.011 if compiled else 0.020
-        relative = Row(
-            key="P6",
-            what=f"one image to final boxes, {how}",
-            size=shape,
-            kind="speed-up",
-            unit="s",
-            ours=ours,
-            other=other,
-            other_name="torchvision",
-            goal=settings.goal(2.0, at_least=True, on=GPU),
-            goal_text="2x and more, on a GPU",
-        )
-        if not settings.on_gpu:
-            return [relative]
-        absolute = Row(
+        return seconds(lambda: predictor(batch), device)
+
+    def amount(compiled: bool, times: Sequence[float]) -> Row:
+        bound, how = (0.011, "compiled") if compiled else (0.020, "eager")
+        return Row(
             key="P6",
             what=f"one image to final boxes, {how}: time",
             size=shape,
             kind="value",
             unit="s",
-            ours=ours,
+            ours=times,
             goal=settings.goal(bound, at_least=False, on=H100),
             goal_text=f"at most {1000 * bound:.0f} ms, on one H100",
         )
-        return [relative, absolute]
 
-    rows: list[AnyRow] = []
-    for compiled in settings.variants:
-        how = "compiled" if compiled else "eager"
-        rows += rows_or_reason("P6", f"one image to final boxes, {how}", partial(variant, compiled, how))
-    if not settings.on_gpu:
-        rows.append(NotRun("P6", "one image to final boxes (11 ms compiled, 20 ms eager on one H100)", "needs a GPU"))
-    return rows
+    return compare_variants(
+        settings,
+        "P6",
+        "one image to final boxes",
+        shape,
+        ours=ours,
+        other=predict,
+        repeats=settings.repeats(50 if settings.on_gpu else 10),
+        warm_up=5 if settings.on_gpu else 1,
+        speed_up=2.0,
+        amount=amount,
+        not_here="one image to final boxes (11 ms compiled, 20 ms eager on one H100)",
+    )
 
 
 def measure_batches(settings: Settings) -> list[AnyRow]:
@@ -117,46 +105,35 @@ def measure_batches(settings: Settings) -> list[AnyRow]:
     spread_scores(theirs.head.classification_head.cls_logits, predict)
     shape = settings.describe(f"{images} x {size[0]}x{size[1]}, {precision(dtype)}", full=settings.on_gpu)
 
-    def variant(compiled: bool, how: str) -> list[Row]:
+    def ours(compiled: bool) -> Measurement:
         predictor = Predictor(model, dtype, compiled=compiled)
-        ours, other = interleaved(
-            seconds(lambda: predictor(host.to(device)), device),
-            seconds(predict, device),
-            repeats=settings.repeats(20 if settings.on_gpu else 8),
-            warm_up=3 if settings.on_gpu else 1,
-        )
-        relative = Row(
+        return seconds(lambda: predictor(host.to(device)), device)
+
+    def amount(compiled: bool, times: Sequence[float]) -> Row:
+        return Row(
             key="P7",
-            what=f"a batch evaluated, {how}",
-            size=shape,
-            kind="speed-up",
-            unit="s",
-            ours=ours,
-            other=other,
-            other_name="torchvision",
-            goal_text="reported",
-        )
-        if not settings.on_gpu:
-            return [relative]
-        absolute = Row(
-            key="P7",
-            what=f"images evaluated a second, {how}",
+            what=f"images evaluated a second, {'compiled' if compiled else 'eager'}",
             size=shape,
             kind="value",
             unit="images/s",
-            ours=[images / value for value in ours],
+            ours=[images / value for value in times],
             goal=settings.goal(400.0, at_least=True, on=H100),
             goal_text="400 images/s, on one H100",
         )
-        return [relative, absolute]
 
-    rows: list[AnyRow] = []
-    for compiled in settings.variants:
-        how = "compiled" if compiled else "eager"
-        rows += rows_or_reason("P7", f"a batch evaluated, {how}", partial(variant, compiled, how))
-    if not settings.on_gpu:
-        rows.append(NotRun("P7", "images evaluated a second (400 and more on one H100)", "needs a GPU"))
-    return rows
+    return compare_variants(
+        settings,
+        "P7",
+        "a batch evaluated",
+        shape,
+        ours=ours,
+        other=seconds(predict, device),
+        repeats=settings.repeats(20 if settings.on_gpu else 8),
+        warm_up=3 if settings.on_gpu else 1,
+        speed_up=None,
+        amount=amount,
+        not_here="images evaluated a second (400 and more on one H100)",
+    )
 
 
 @torch.inference_mode()

@@ -4,14 +4,15 @@ ResNet-50-FPN, IoU head on, from a batch in the host's memory to updated weights
 normalises on the device; torchvision's users upload floats.
 """
 
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 
 from benchmarks import our_detector, torchvision_detector
-from benchmarks.rows import AnyRow, NotRun, Row, rows_or_reason
-from benchmarks.settings import GPU, H100, Settings
-from benchmarks.timing import interleaved, seconds
+from benchmarks.rows import AnyRow, Row
+from benchmarks.settings import H100, Settings
+from benchmarks.timing import Measurement, interleaved, seconds
+from benchmarks.variants import compare_variants
 from benchmarks.workloads import COCO_CLASSES, FULL_SIZE, training_batch
 from detector.data.batching import Batch
 
@@ -39,47 +40,35 @@ def measure(settings: Settings) -> list[AnyRow]:
     step = seconds(lambda: torchvision_detector.train_step(theirs, updates, floats, truth, device, dtype), device)
     shape = settings.describe(f"{images} x {size[0]}x{size[1]}, {precision(dtype)}", full=settings.on_gpu)
 
-    def variant(compiled: bool, how: str) -> list[Row]:
+    def ours(compiled: bool) -> Measurement:
         engine = our_detector.engine(our_detector.build(COCO_CLASSES, device), dtype, compiled=compiled)
-        ours, other = interleaved(
-            seconds(lambda: engine.step([batch], LEARNING_RATE), device),
-            step,
-            repeats=settings.repeats(20 if settings.on_gpu else 8),
-            warm_up=3 if settings.on_gpu else 1,
-        )
-        relative = Row(
+        return seconds(lambda: engine.step([batch], LEARNING_RATE), device)
+
+    def amount(compiled: bool, times: Sequence[float]) -> Row:
+        return Row(
             key="P1",
-            what=f"training step, {how}",
-            size=shape,
-            kind="speed-up",
-            unit="s",
-            ours=ours,
-            other=other,
-            other_name="torchvision",
-            goal=settings.goal(2.0, at_least=True, on=GPU),
-            goal_text="2x and more, on a GPU",
-        )
-        if not settings.on_gpu:
-            return [relative]
-        absolute = Row(
-            key="P1",
-            what=f"images trained on a second, {how}",
+            what=f"images trained on a second, {'compiled' if compiled else 'eager'}",
             size=shape,
             kind="value",
             unit="images/s",
-            ours=[images / value for value in ours],
+            ours=[images / value for value in times],
             goal=settings.goal(150.0, at_least=True, on=H100),
             goal_text="150 images/s, on one H100",
         )
-        return [relative, absolute]
 
-    rows: list[AnyRow] = []
-    for compiled in settings.variants:
-        how = "compiled" if compiled else "eager"
-        rows += rows_or_reason("P1", f"training step, {how}", partial(variant, compiled, how))
-    if not settings.on_gpu:
-        rows.append(NotRun("P1", "images trained on a second (150 and more on one H100)", "needs a GPU"))
-    return rows
+    return compare_variants(
+        settings,
+        "P1",
+        "training step",
+        shape,
+        ours=ours,
+        other=step,
+        repeats=settings.repeats(20 if settings.on_gpu else 8),
+        warm_up=3 if settings.on_gpu else 1,
+        speed_up=2.0,
+        amount=amount,
+        not_here="images trained on a second (150 and more on one H100)",
+    )
 
 
 def measure_iou_branch(settings: Settings) -> list[Row]:

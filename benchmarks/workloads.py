@@ -3,7 +3,7 @@
 B images, A anchors, C classes, G ground-truth boxes. Everything follows from a seed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,15 +11,23 @@ from torch import Tensor
 from detector.anchors import STRIDES, AnchorGenerator
 from detector.box_coder import encode
 from detector.boxes import pairwise_iou
-from detector.config import AnchorConfig
+from detector.config import AnchorConfig, ScoringConfig
 from detector.data.batching import Batch
 from detector.heads import HeadOutputs
+from detector.survivors import ScoringRow
 
 COCO_CLASSES = 80
 FULL_SIZE = (800, 1333)
 """Height and width of a COCO image at [800, 1333]; padded to 800 x 1344 it has 201,600 anchors."""
 _OBJECTS = 20  # of one image with outputs of a trained detector
 BACKGROUND_LOGIT = (-7.5, 1.3)  # mean and deviation: 5,000 pairs above 0.05, as trained RetinaNets have on COCO
+
+
+def scoring_rows(scoring: ScoringConfig) -> tuple[ScoringRow, ...]:
+    """The twelve IoU-aware rows of Tables 3 and 4: 'none', and alpha 1.0 to 0."""
+    rows = [ScoringRow(replace(scoring, confidence="none"))]
+    rows += [ScoringRow(replace(scoring, confidence="alpha", alpha=tenths / 10)) for tenths in range(10, -1, -1)]
+    return tuple(rows)
 
 
 @dataclass(frozen=True)

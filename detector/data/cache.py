@@ -44,7 +44,7 @@ def load_dataset(path: Path) -> Dataset:
     try:
         return _parse(content)
     except Exception as error:
-        # Python's and NumPy's readers of archives raise what they happen to meet: NotImplementedError, zlib.error...
+        # Python's and NumPy's readers of archives raise what they happen to meet.
         problem = str(error) or type(error).__name__
         raise DatasetError(
             f"holds no data set ({problem})", file=path, remedy="Delete it: the next start writes it again"

@@ -2,8 +2,10 @@
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 
@@ -12,20 +14,15 @@ from runyard.tracking.journal import Record, follow, read
 SECONDS_BETWEEN_LINES = 5.0
 
 
-class ProgressPrinter:
-    """Prints a line every few seconds while it is entered, and every evaluation and restart at once."""
+class BackgroundPrinter(ABC):
+    """A thread that prints what `_run` tells of, from entering to leaving."""
 
-    def __init__(self, journal: Path, console: Console | None = None) -> None:
-        self._journal = journal
-        self._console = console or Console()
+    def __init__(self, console: Console) -> None:
+        self._console = console
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
-        self._after = max((record.seq for record in read(journal)), default=0)
-        self._total_steps = 0
-        self._first: tuple[float, int] | None = None
-        self._last_line = 0.0
 
-    def __enter__(self) -> "ProgressPrinter":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -34,6 +31,22 @@ class ProgressPrinter:
     ) -> None:
         self._stop.set()
         self._thread.join(timeout=5.0)
+
+    @abstractmethod
+    def _run(self) -> None:
+        """Until `_stop` is set."""
+
+
+class ProgressPrinter(BackgroundPrinter):
+    """Prints a line every few seconds, and every evaluation and restart at once."""
+
+    def __init__(self, journal: Path, console: Console | None = None) -> None:
+        super().__init__(console or Console())
+        self._journal = journal
+        self._after = max((record.seq for record in read(journal)), default=0)
+        self._total_steps = 0
+        self._first: tuple[float, int] | None = None
+        self._last_line = 0.0
 
     def _run(self) -> None:
         for records in follow(self._journal, self._after, self._stop):

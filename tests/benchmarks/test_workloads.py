@@ -14,12 +14,21 @@ from benchmarks.inference import Predictor, spread_scores
 from benchmarks.our_detector import build
 from benchmarks.plain import plain_losses, plain_postprocess
 from benchmarks.settings import Settings
-from benchmarks.workloads import FULL_SIZE, HeadCase, feature_shapes, padded, trained_outputs, training_batch
+from benchmarks.workloads import (
+    FULL_SIZE,
+    HeadCase,
+    feature_shapes,
+    padded,
+    scoring_rows,
+    trained_outputs,
+    training_batch,
+)
 from detector.candidates import CandidateStore
 from detector.config import BackboneConfig, LossConfig, ScoringConfig
 from detector.heads import HeadOutputs
 from detector.postprocess import Detections
-from runyard.sweeps.rescore import paper_rows, score_store
+from detector.survivors import ScoringRow
+from runyard.sweeps.rescore import score_store
 
 SMALL = (96, 128)
 SETTINGS = Settings(torch.device("cpu"), quick=True)
@@ -132,7 +141,7 @@ def test_a_check_that_fails_is_reported_and_the_others_are_made(monkeypatch: pyt
 
 def test_a_generated_store_is_scored_like_any_other(tmp_path: Path) -> None:
     """Every image has its pairs under every row, and no two images are alike."""
-    rows = paper_rows(ScoringConfig())
+    rows = (*scoring_rows(ScoringConfig()), ScoringRow(ScoringConfig(), oracle=True))
     dataset = candidate_store.write_store(tmp_path, 5, 2, SMALL, rows)
     store = CandidateStore.open(tmp_path / "store")
     (group,) = store.groups()

@@ -46,6 +46,8 @@ class SweepCommand:
     name: str
     """Of the sweep: other options make another sweep, other rows, seeds and axes the same one with a grown grid."""
     trials: tuple[Trial, ...]
+    trains: bool = True
+    """False: the trials score runs that are finished."""
 
 
 def parse(
@@ -158,22 +160,25 @@ def run(
 
 
 def describe_sweep(command: SweepCommand, images_per_second: float | None = None) -> dict[str, Any]:
-    """What a dry run prints: each training once, with the trials that share it."""
+    """What a dry run prints: each training, or finished run, once, with the trials that share it."""
     groups = by_training(command.trials)
-
+    trainings = [group[0].spec for group in groups] if command.trains else []
+    hours = estimated_gpu_hours(trainings, images_per_second) if trainings else 0.0
     return {
         "sweep": command.name,
         "trials": len(command.trials),
-        "trainings": len(groups),
-        "estimated_gpu_hours": estimated_gpu_hours([group[0].spec for group in groups], images_per_second),
-        "each_training": [
-            {
-                **{k: v for k, v in describe(group[0].spec, images_per_second).items() if k not in ("trials", "spec")},
-                "trials": [
-                    {"label": trial.label, "id": trial.id, "scoring": vars(trial.spec.scoring)} for trial in group
-                ],
-                "spec": to_dict(group[0].spec),
-            }
-            for group in groups
+        "trainings": len(trainings),
+        "estimated_gpu_hours": hours,
+        "each_training" if command.trains else "each_finished_run": [
+            _describe_group(group, command.trains, images_per_second) for group in groups
         ],
     }
+
+
+def _describe_group(group: Sequence[Trial], trains: bool, images_per_second: float | None) -> dict[str, Any]:
+    shared = describe(group[0].spec, images_per_second if trains else None)
+    del shared["trials"], shared["spec"]
+    if not trains:
+        del shared["estimated_gpu_hours"]
+    trials = [{"label": trial.label, "id": trial.id, "scoring": vars(trial.spec.scoring)} for trial in group]
+    return {**shared, "trials": trials, "spec": to_dict(group[0].spec)}

@@ -51,4 +51,4 @@ def build(
             runtime=replace(options.runtime, storage=trained.runtime.storage, name=trained.runtime.name),
         )
     trials = expand_options(specs, recipe, options)
-    return SweepCommand(sweep_name(f"{table}-{trials[-1].spec.runtime.name}", options), trials)
+    return SweepCommand(sweep_name(f"{table}-{trials[-1].spec.runtime.name}", options), trials, trains=False)

@@ -7,7 +7,7 @@ they are trained once and scored once each.
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from detector.errors import ConfigError
@@ -60,11 +60,13 @@ def expand(
         axes["seed"] = range(seeds)
     trials: dict[str, Trial] = {}
     for row, base in rows.items():
-        for values in itertools.product(*axes.values()):
-            cell = dict(zip(axes, values, strict=True))
-            told = {name: f"{name}={_text(value)}" for name, value in cell.items() if len(axes[name]) > 1}
-            line = ", ".join([row, *(text for name, text in told.items() if name != "seed")])
-            trial = Trial(with_fields(base, cell), row, line, ", ".join([row, *told.values()]))
+        cells = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+        trials_of_row = [Trial(with_fields(base, cell), row, row, row) for cell in cells]
+        told = [name for name in axes if _matters(name, cells, trials_of_row)]
+        for cell, bare in zip(cells, trials_of_row, strict=True):
+            texts = {name: f"{name}={_text(cell[name])}" for name in told}
+            line = ", ".join([row, *(text for name, text in texts.items() if name != "seed")])
+            trial = replace(bare, line=line, label=", ".join([row, *texts.values()]))
             known = trials.setdefault(trial.id, trial)
             if known.row != row:
                 raise ConfigError(
@@ -113,6 +115,15 @@ def by_training(trials: Sequence[Trial]) -> list[tuple[Trial, ...]]:
     for trial in trials:
         groups.setdefault(trial.spec.training_hash, []).append(trial)
     return [tuple(group) for group in groups.values()]
+
+
+def _matters(axis: str, cells: Sequence[Mapping[str, Any]], trials: Sequence[Trial]) -> bool:
+    """Whether two cells that differ in this axis alone are different trials."""
+    alike: dict[str, set[str]] = {}
+    for cell, trial in zip(cells, trials, strict=True):
+        others = json.dumps({name: value for name, value in cell.items() if name != axis})
+        alike.setdefault(others, set()).add(trial.id)
+    return any(len(ids) > 1 for ids in alike.values())
 
 
 def _word_or_json(text: str) -> Any:

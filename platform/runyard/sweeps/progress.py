@@ -1,40 +1,27 @@
 """What a person sees while a sweep goes on: a line for each change of a trial, and now and then where all stand."""
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from types import TracebackType
 
 from rich.console import Console
 
+from runyard.progress import BackgroundPrinter
 from runyard.sweeps.trials import Job
 from runyard.tracking.journal import JournalReader
 
 SECONDS_BETWEEN_LINES = 30.0
 
 
-class SweepProgress:
+class SweepProgress(BackgroundPrinter):
     """Prints while it is entered; `on_state` is for whoever runs the jobs."""
 
     def __init__(self, jobs: Sequence[Job], console: Console) -> None:
-        self._console = console
+        super().__init__(console)
         self._total = len(jobs)
         self._states: dict[str, str] = dict.fromkeys((job.id for job in jobs), "waiting")
         self._started_at_s: dict[str, float] = {}
         self._steps: dict[str, _Steps] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sweep-progress", daemon=True)
-
-    def __enter__(self) -> "SweepProgress":
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join(timeout=5.0)
 
     def on_state(self, job: Job, state: str, error: str) -> None:
         """A job is running, finished or failed."""

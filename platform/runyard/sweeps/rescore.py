@@ -8,7 +8,6 @@ bit on one machine; what a row costs is reading the store once and AP.
 # D detections, I images of a group, S survivors of a group
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,17 +36,6 @@ from runyard.spec import ExperimentSpec
 from runyard.training.context import TrainContext, first_rank_decides, gather_on_first_rank
 from runyard.training.evaluation import forward_passes, to_table
 from runyard.training.scoring import score_detections, write_evaluation
-
-ALPHAS = tuple(tenths / 10 for tenths in range(10, -1, -1))
-"""Table 3's, in its order."""
-
-
-def paper_rows(scoring: ScoringConfig, *, oracle: bool = True) -> tuple[ScoringRow, ...]:
-    """The IoU-aware rows of Tables 3 and 4 ('none', alpha 1.0 to 0), and the oracle at the alpha of `scoring`, which
-    also gives everything else."""
-    rows = [ScoringRow(replace(scoring, confidence="none"))]
-    rows += [ScoringRow(replace(scoring, confidence="alpha", alpha=alpha)) for alpha in ALPHAS]
-    return (*rows, ScoringRow(scoring, oracle=True)) if oracle else tuple(rows)
 
 
 def store_identity(spec: ExperimentSpec, checkpoint: Path, dataset: Dataset) -> StoreIdentity:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,28 @@ class SweepResult:
     def failures(self) -> dict[str, Failure]:
         """By the trials' labels."""
         return {result.label: result.failure for result in self.results if result.failure is not None}
+
+
+def together(earlier: Sequence[TrialResult], now: Sequence[TrialResult]) -> tuple[TrialResult, ...]:
+    """The trials of a sweep that goes on with a part of its grid: all there ever were, those of `now` as they are now.
+
+    In the earlier order, new ones behind the trial they follow in `now`. Of a trial's two labels the longer is kept:
+    the larger grid tells apart what the smaller has one of.
+    """
+    merged = {result.id: result for result in earlier}
+    order = list(merged)
+    place = 0
+    for result in now:
+        if result.id in merged:
+            known = merged[result.id]
+            place = order.index(result.id) + 1
+            if len(known.label) > len(result.label):
+                result = replace(result, line=known.line, label=known.label)
+        else:
+            order.insert(place, result.id)
+            place += 1
+        merged[result.id] = result
+    return tuple(merged[trial_id] for trial_id in order)
 
 
 def write_trials(sweep: SweepResult) -> None:

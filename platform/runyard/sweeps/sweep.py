@@ -22,7 +22,7 @@ from runyard.sweeps.grid import Trial
 from runyard.sweeps.plan import Cell, OpenedData, Plan, make_plan
 from runyard.sweeps.progress import SweepProgress
 from runyard.sweeps.report import Report, report
-from runyard.sweeps.results import SweepResult, TrialResult, load_sweep, read_metrics, write_trials
+from runyard.sweeps.results import SweepResult, TrialResult, load_sweep, read_metrics, together, write_trials
 from runyard.sweeps.tracking import SweepTracking
 from runyard.sweeps.trials import Job, keep_candidates, perform
 from runyard.tracking.journal import RunStatus
@@ -61,7 +61,8 @@ def run_sweep(
 
     Args:
         name: of the sweep; with the data set's name and the storage folder it is its identity, the trials are not: a
-            grid may grow, but none of its labels may come to mean another training.
+            grid may grow, and go on in part; what it ever held stays in its tables. But none of its labels may come to
+            mean another training.
         smoke: generate a few images where the specs name no data.
         runtime_env: for Ray's workers, from `experiments/_bootstrap.py`.
         max_concurrent: trainings at once; None: as many as the cluster can hold.
@@ -81,9 +82,10 @@ def run_sweep(
     uri = resolve_tracking_uri(first.runtime.tracking_uri, storage)
     folder = SweepFolder.of(storage, f"{name}-{dataset}")
     with only_process(folder.root, "sweep"):
-        _check_identity(folder, trials)
+        earlier = load_sweep(folder.root).results if folder.trials.exists() else ()
+        _check_identity(folder, trials, earlier)
         plan = make_plan(trials, data)
-        cells = tuple(_result(cell, None) for cell in plan.cells)
+        cells = together(earlier, [_result(cell, None) for cell in plan.cells])
         result = SweepResult(folder.root.name, dataset, folder, cells, smoke, tuple(paper))
         left = sum(bool(cell.jobs) for cell in plan.cells)
         console.print(f"[bold]{result.name}[/bold]: {len(trials)} trials, {left} to do", highlight=False)
@@ -100,7 +102,7 @@ def run_sweep(
             except KeyboardInterrupt:
                 runner.stop()
                 raise
-            result = replace(result, results=tuple(_result(cell, failures) for cell in plan.cells))
+            result = replace(result, results=together(cells, [_result(cell, failures) for cell in plan.cells]))
             try:
                 found = finish(result) if finish else report(result, console)
             except Exception as error:
@@ -124,15 +126,13 @@ def run_sweep(
     return result
 
 
-def _check_identity(folder: SweepFolder, trials: Sequence[Trial]) -> None:
+def _check_identity(folder: SweepFolder, trials: Sequence[Trial], earlier: Sequence[TrialResult]) -> None:
     """ConfigError, field by field, where the sweep has had other trainings under the same labels."""
-    if not folder.trials.exists():
-        return
-    earlier = {result.label: result.spec for result in load_sweep(folder.root).results}
+    known = {result.label: result.spec for result in earlier}
     changes: dict[str, list[str]] = {}
     for trial in trials:
-        if trial.label in earlier:
-            for change in differences(earlier[trial.label], trial.spec):
+        if trial.label in known:
+            for change in differences(known[trial.label], trial.spec):
                 changes.setdefault(change, []).append(trial.label)
     if changes:
         told = "; ".join(f"{change} ({', '.join(labels)})" for change, labels in changes.items())

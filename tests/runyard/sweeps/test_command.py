@@ -129,6 +129,9 @@ def test_finished_runs_are_scored_as_they_were_trained(tmp_path: Path) -> None:
         runtime = trial.spec.runtime
         assert (runtime.storage, runtime.name, runtime.workers) == (tmp_path, run.name, 3)
     assert sweep.name == f"table-{run.name}"
+    described = command.describe_sweep(sweep, 0.01)
+    assert (described["trials"], described["trainings"], described["estimated_gpu_hours"]) == (4, 0, 0.0)
+    assert [len(group["trials"]) for group in described["each_finished_run"]] == [4]
 
 
 def test_runs_that_cannot_be_scored_are_named(tmp_path: Path) -> None:

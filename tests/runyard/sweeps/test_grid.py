@@ -55,7 +55,7 @@ def test_alphas_share_one_training() -> None:
 
 def test_an_axis_that_concerns_the_absent_head_leaves_one_baseline() -> None:
     trials = expand({"baseline": BASELINE, "iou": IOU}, axes={"loss.iou_loss": ["bce", "l2"]})
-    assert [trial.row for trial in trials] == ["baseline", "iou", "iou"]
+    assert [trial.label for trial in trials] == ["baseline", "iou, loss.iou_loss=bce", "iou, loss.iou_loss=l2"]
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,27 @@ def test_a_grown_grid_runs_its_new_cells_alone(rows: Rows, work) -> None:
     assert set(children) == set(grown)
 
 
+def test_a_part_of_the_grid_leaves_the_rest_in_the_tables(rows: Rows, work) -> None:
+    everything = sweep(rows)
+    work.done.clear()
+    part = sweep({"0.9": replace(rows["0.3"], scoring=replace(rows["0.3"].scoring, alpha=0.9)), "0.5": rows["0.5"]})
+    assert [label.split(" ")[0] for label in work.done] == ["candidates", "0.9"]
+    known = [(result.label, result.metrics) for result in everything.results]
+    assert [(result.label, result.metrics) for result in part.results[1:]] == known
+    assert part.results[0].label == "0.9"
+    assert [result.label for result in load_sweep(part.folder.root).results] == ["0.9", *rows]
+
+
+def test_of_two_grids_with_one_trial_the_larger_names_it(rows: Rows, work) -> None:
+    one = {"iou": rows["none"]}
+    sweep(one, seeds=2)
+    assert [result.label for result in sweep(one).results] == ["iou, seed=0", "iou, seed=1"]
+    other = {"none": rows["baseline"]}
+    sweep(other)
+    names = [result.label for result in sweep(other, seeds=2).results]
+    assert names == ["none, seed=0", "none, seed=1", "iou, seed=0", "iou, seed=1"]
+
+
 def test_a_new_scoring_of_trained_weights_needs_their_candidates_only(rows: Rows, work) -> None:
     sweep({"baseline": rows["baseline"], "none": rows["none"]})
     work.done.clear()

@@ -1,0 +1,55 @@
+"""Ours against torchvision's, eager and compiled: a speed-up each and, on a GPU, an amount with a goal of its own."""
+
+from collections.abc import Callable, Sequence
+
+from benchmarks.rows import AnyRow, NotRun, Row, rows_or_reason
+from benchmarks.settings import GPU, Settings
+from benchmarks.timing import Measurement, interleaved
+
+
+def compare_variants(
+    settings: Settings,
+    key: str,
+    what: str,
+    size: str,
+    *,
+    ours: Callable[[bool], Measurement],
+    other: Measurement,
+    repeats: int,
+    warm_up: int,
+    speed_up: float | None,
+    amount: Callable[[bool, Sequence[float]], Row],
+    not_here: str,
+) -> list[AnyRow]:
+    """The rows of all variants that the settings ask for; one that fails becomes a row that says so.
+
+    Args:
+        ours: of 'is it compiled?', in seconds; made when its turn comes.
+        speed_up: the goal on a GPU; None where the ratio is reported only.
+        amount: the second row, of 'is it compiled?' and our seconds.
+        not_here: what the second row would be, where there is no GPU.
+    """
+
+    def variant(compiled: bool, name: str) -> list[Row]:
+        times, others = interleaved(ours(compiled), other, repeats=repeats, warm_up=warm_up)
+        relative = Row(
+            key=key,
+            what=name,
+            size=size,
+            kind="speed-up",
+            unit="s",
+            ours=times,
+            other=others,
+            other_name="torchvision",
+            goal=None if speed_up is None else settings.goal(speed_up, at_least=True, on=GPU),
+            goal_text="reported" if speed_up is None else f"{speed_up:g}x and more, on a GPU",
+        )
+        return [relative, amount(compiled, times)] if settings.on_gpu else [relative]
+
+    rows: list[AnyRow] = []
+    for compiled in settings.variants:
+        name = f"{what}, {'compiled' if compiled else 'eager'}"
+        rows += rows_or_reason(key, name, lambda c=compiled, n=name: variant(c, n))  # type: ignore[misc]
+    if not settings.on_gpu:
+        rows.append(NotRun(key, not_here, "needs a GPU"))
+    return rows
