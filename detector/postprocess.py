@@ -279,7 +279,7 @@ def _detect(
     boxes, cls_logits = candidates.boxes[rows], candidates.cls_logits[rows]
     ious = None if ious is None else ious[rows]
     num_classes = cls_logits.shape[1]
-    # Powers are what costs: they are taken only of pairs that may pass.
+    # Float64 sigmoids and powers are taken of those pairs alone that may pass.
     pairs = _nonzero(_may_pass(cls_logits, ious, scoring, score_threshold).flatten())
     class_scores = probability(cls_logits.flatten()[pairs])
     of_pairs = None if ious is None else ious[pairs // num_classes]

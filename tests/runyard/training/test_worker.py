@@ -110,15 +110,15 @@ def test_ranks_other_than_the_first_do_not_open_the_journal(tiny_spec: Experimen
     assert not prepared.folder.journal.exists()
 
 
-def test_a_stop_request_ends_training_after_two_steps_and_evaluation_at_once(
+def test_a_stop_request_before_the_start_ends_training_after_its_first_step_and_evaluation_at_once(
     spec: ExperimentSpec, trained: tuple[RunFolder, dict[str, float]]
 ) -> None:
     prepared = prepare(replace(spec, runtime=replace(spec.runtime, name="stopped")))
     request_stop(prepared.folder)
-    # The request is read with a step's results, when the next step is on its way.
-    with pytest.raises(TrainingStoppedError, match="after step 2, where its checkpoint is"):
+    # A first step is read at once, any other when the next one is on its way.
+    with pytest.raises(TrainingStoppedError, match="after step 1, where its checkpoint is"):
         launch(prepared.spec, prepared.folder)
-    assert prepared.folder.checkpoints() == [prepared.folder.checkpoint(2)]
+    assert prepared.folder.checkpoints() == [prepared.folder.checkpoint(1)]
     prepared.folder.stop_request.unlink()
     launch(prepared.spec, prepared.folder)
     assert curves(prepared.folder) == curves(trained[0])
