@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -90,13 +91,13 @@ def run_on_workers(
     """
     gpus = gpus_per_worker(spec)
     check_resources(spec, gpus)
-    config = {**config, "spec": to_dict(spec), "folder": str(folder.root)}
+    config = {**config, "spec": to_dict(spec), "folder": str(folder.root), "work": work}
     failures: list[str] = []
     first_traceback = ""
     while True:
         started_at = _progress(folder)
         try:
-            return _fit(spec, folder, gpus, work, config)
+            return _fit(spec, folder, gpus, config)
         except (TrainingFailedError, RayActorError) as error:
             rank, cause = _first_cause(error)
             if isinstance(cause, _FINAL):
@@ -104,9 +105,10 @@ def run_on_workers(
             if folder.stop_request.exists():
                 raise TrainingStoppedError("a worker failed after the run was asked to stop") from error
             failures.append(_description(rank, cause))
-            first_traceback = first_traceback or str(error)
+            details = "\n".join(getattr(cause, "__notes__", ())) or str(error)
+            first_traceback = first_traceback or details
             _log.warning("attempt %d failed: %s", len(failures), failures[-1])
-            _journal_failure(folder, len(failures), failures[-1], str(error))
+            _journal_failure(folder, len(failures), failures[-1], details)
             # The same error twice at the same place is a bug, not bad luck: more attempts only hide its message.
             accident = isinstance(cause, SilentWorkerError | RayActorError)
             repeated = not accident and failures[-2:] == failures[-1:] * 2 and _progress(folder) == started_at
@@ -116,9 +118,7 @@ def run_on_workers(
                 raise given_up from error
 
 
-def _fit(
-    spec: ExperimentSpec, folder: RunFolder, gpus: int, work: Callable[[dict[str, Any]], Any], config: dict[str, Any]
-) -> Any:
+def _fit(spec: ExperimentSpec, folder: RunFolder, gpus: int, config: dict[str, Any]) -> Any:
     """One attempt."""
     # Ray's list of checkpoints is of no use to us after a restart (the run folder is searched instead), and Ray refuses
     # to start when a checkpoint on that list has been pruned.
@@ -129,7 +129,7 @@ def _fit(
     if runtime.min_workers is not None:
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(ELASTIC_START_TIMEOUT_S)
     trainer = ray.train.torch.TorchTrainer(
-        work,
+        _do_work,
         train_loop_config=config,
         torch_config=ray.train.torch.TorchConfig(timeout_s=math.ceil(runtime.collective_timeout_s)),
         scaling_config=ScalingConfig(
@@ -196,6 +196,17 @@ def check_resources(spec: ExperimentSpec, gpus: int) -> None:
                 field="runtime.workers",
                 remedy="Ask for fewer workers, add nodes, or set RUNYARD_AUTOSCALING=1 where nodes are added on demand",
             )
+
+
+def _do_work(config: dict[str, Any]) -> Any:
+    """What every worker runs."""
+    try:
+        return config["work"](config)
+    except _FINAL:
+        raise
+    except Exception as error:
+        error.add_note(traceback.format_exc())  # Ray hands on its first and its last lines
+        raise
 
 
 def _train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
