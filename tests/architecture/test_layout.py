@@ -135,3 +135,10 @@ def test_ci_runs_the_linters_and_the_readmes_test_command():
     ci = ROOT / ".ci" / "run"
     assert os.access(ci, os.X_OK)
     assert {"make lint", "make test"} <= set(ci.read_text().splitlines())
+
+
+def test_every_slow_test_finds_its_fixtures() -> None:
+    """Nobody runs them every day, so nobody would see that one cannot even start."""
+    command = [sys.executable, "-m", "pytest", "-m", "slow", "--setup-plan", "-q", "-p", "no:cacheprovider"]
+    planned = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert planned.returncode == 0, planned.stdout[-2000:]

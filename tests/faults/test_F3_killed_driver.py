@@ -130,7 +130,7 @@ def tracked_statuses(storage: Path) -> Counter[str]:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_F3_a_killed_trial_gives_its_places_back(rows: dict[str, ExperimentSpec], tmp_path: Path) -> None:
+def test_F3_a_killed_trial_gives_its_places_back(tmp_path: Path) -> None:
     driver = subprocess.Popen(
         [sys.executable, str(EXPERIMENTS / "ablate_iou_loss.py"), "--smoke", "--rows", "baseline", "bce",
          "--workers", "2", "--storage", str(tmp_path), "--optim.epochs", "12"],
