@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--quick", action="store_true", help="tiny sizes, two repeats: it proves that all runs, no more"
     )
+    parser.add_argument(
+        "--keep-freed-memory", action="store_true", help="spare both sides the page faults of large temporaries (glibc)"
+    )
     parser.add_argument("--cpu", action="store_true", help="leave a GPU alone")
     options = parser.parse_args(arguments)
     keys = options.only.upper().split(",")
@@ -49,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
     compiled_too = device.type == "cuda" and not options.quick
     settings = Settings(device, quick=options.quick, variants=(False, True) if compiled_too else (False,))
-    keep_freed_memory()
+    if options.keep_freed_memory:
+        keep_freed_memory()
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if arguments is None else arguments)])
     found = machine.describe()
     rows: list[AnyRow] = []

@@ -29,7 +29,6 @@ from benchmarks.correctness import Check, run_checks  # noqa: E402
 from benchmarks.rows import AnyRow, NotRun, print_table  # noqa: E402
 from benchmarks.runner import COMPARISONS, has_failed, run, write_json  # noqa: E402
 from benchmarks.settings import Settings  # noqa: E402
-from benchmarks.timing import keep_freed_memory  # noqa: E402
 
 KEYS = ("P8", "P11", "P6", "P1", "P7", "P2", "P14", "P3")
 """The short ones first, and of the long ones those whose goals matter most."""
@@ -54,7 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--only: no comparison {', '.join(unknown)}; there are {', '.join(KEYS)}")
     started = time.monotonic()
     eager = Settings(torch.device("cuda" if torch.cuda.is_available() else "cpu"), quick=options.quick)
-    keep_freed_memory()
     stages = [(eager, keys)]
     if eager.on_gpu and not options.quick:
         stages.append((replace(eager, variants=(True,)), [key for key in COMPILED_KEYS if key in keys]))
