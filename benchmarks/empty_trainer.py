@@ -15,7 +15,7 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 HEALTH_CHECK_VARIABLES = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
-"""As ours; left alone, it ends later and starts no later."""
+"""As ours."""
 
 
 def note_the_time(config: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Ours against torchvision's, eager and compiled: a speed-up each and, on a GPU, an amount with a goal of its own."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from benchmarks.rows import AnyRow, NotRun, Row, rows_or_reason
 from benchmarks.settings import GPU, Settings
@@ -49,7 +50,7 @@ def compare_variants(
     rows: list[AnyRow] = []
     for compiled in settings.variants:
         name = f"{what}, {'compiled' if compiled else 'eager'}"
-        rows += rows_or_reason(key, name, lambda c=compiled, n=name: variant(c, n))  # type: ignore[misc]
+        rows += rows_or_reason(key, name, partial(variant, compiled, name))
     if not settings.on_gpu:
         rows.append(NotRun(key, not_here, "needs a GPU"))
     return rows

@@ -62,7 +62,8 @@ def expand(
     for row, base in rows.items():
         cells = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
         trials_of_row = [Trial(with_fields(base, cell), row, row, row) for cell in cells]
-        told = [name for name in axes if _matters(name, cells, trials_of_row)]
+        ids = [trial.id for trial in trials_of_row]
+        told = [name for name in axes if _matters(name, cells, ids)]
         for cell, bare in zip(cells, trials_of_row, strict=True):
             texts = {name: f"{name}={_text(cell[name])}" for name in told}
             line = ", ".join([row, *(text for name, text in texts.items() if name != "seed")])
@@ -117,13 +118,13 @@ def by_training(trials: Sequence[Trial]) -> list[tuple[Trial, ...]]:
     return [tuple(group) for group in groups.values()]
 
 
-def _matters(axis: str, cells: Sequence[Mapping[str, Any]], trials: Sequence[Trial]) -> bool:
-    """Whether two cells that differ in this axis alone are different trials."""
+def _matters(axis: str, cells: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> bool:
+    """Whether two cells that differ in this axis alone are different trials, by their ids."""
     alike: dict[str, set[str]] = {}
-    for cell, trial in zip(cells, trials, strict=True):
+    for cell, trial_id in zip(cells, ids, strict=True):
         others = json.dumps({name: value for name, value in cell.items() if name != axis})
-        alike.setdefault(others, set()).add(trial.id)
-    return any(len(ids) > 1 for ids in alike.values())
+        alike.setdefault(others, set()).add(trial_id)
+    return any(len(different) > 1 for different in alike.values())
 
 
 def _word_or_json(text: str) -> Any:
