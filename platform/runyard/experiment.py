@@ -106,8 +106,8 @@ def run_experiment(
         tracker = functools.cache(functools.partial(_tracker, uri, spec.runtime.experiment))
         answers = _answers(uri, tracker)
         if launcher == "ray":
-            # Before the replayer's thread imports MLflow: both import pandas and pyarrow, and of two threads that import
-            # one package at once each can meet half of it.
+            # Before the replayer's thread imports MLflow: both import pandas and pyarrow, and two threads that import a
+            # package at once can meet half of it.
             from runyard.training import ray_cluster, ray_train  # noqa: F401
 
             ray_cluster.connect(runtime_env or {})
