@@ -134,23 +134,33 @@ class _SigmoidFocalLoss(torch.autograd.Function):
     """Focal loss and its gradient in one blockwise pass, without a one-hot target or saved intermediates.
 
     Autograd over the plain form keeps about ten tensors of the size of the logits (1 GB each for 16 images, 201,600
-    anchors and 80 classes) and passes over memory some forty times.
+    anchors and 80 classes) and passes over memory some forty times. Nearly every target is 0: the dense pass is the
+    loss of negatives, where the one entry of each positive anchor weighs nothing. Those few entries are taken apart.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, class_target: Tensor, alpha: float, gamma: float) -> Tensor:
         rows = logits.reshape(-1, logits.shape[-1])
-        targets = class_target.reshape(-1)
         gradient = torch.empty_like(rows, memory_format=torch.contiguous_format) if ctx.needs_input_grad[0] else None
+        target = class_target.reshape(-1, 1)
+        weight = torch.where(target == NOT_COUNTED, 0.0, 1 - alpha)
+        is_negative, column = (target < 0).float(), target.clamp(min=0)
+
+        # log p(x) = log(1 - p)(-x): a positive entry is a negative one with the sign of its logit turned.
+        positive_logits = torch.where(target >= 0, -rows.gather(1, column).float(), -torch.inf)
+        value, positive_slope = _focal_term(*_focal_factors(positive_logits, gamma), gamma)
+        sums = [alpha * value]
         block = max(1, (_CPU_LOGITS if rows.device.type == "cpu" else _DEVICE_LOGITS) // rows.shape[1])
-        sums = [rows.new_zeros((), dtype=torch.float32)]
         for start in range(0, len(rows), block):
             part = slice(start, start + block)
-            value, slope = _focal_block(rows[part], targets[part], alpha, gamma)
-            sums.append(value)
-            if gradient is not None:
-                gradient[part] = slope
+            p, cross_entropy, modulation = _focal_factors(rows[part].float(), gamma)
+            modulation.mul_(weight[part])
+            at_column = modulation.gather(1, column[part]).mul_(is_negative[part])
+            modulation.scatter_(1, column[part], at_column)
+            out = None if gradient is None else gradient[part]
+            sums.append(_focal_term(p, cross_entropy, modulation, gamma, out)[0])
         if gradient is not None:
+            gradient.scatter_add_(1, column, (-alpha * positive_slope).to(gradient.dtype))
             ctx.save_for_backward(gradient.view(logits.shape))
         return torch.stack(sums).sum()
 
@@ -161,31 +171,18 @@ class _SigmoidFocalLoss(torch.autograd.Function):
         return gradient * grad_output, None, None, None
 
 
-def _focal_block(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> tuple[Tensor, Tensor]:
-    """Focal loss sum () and its gradient (R, C), both float32, for logits (R, C) and class targets (R,).
-
-    Nearly every target is 0, so the dense part is the loss of negatives; a logit of -inf has loss 0 and gradient 0
-    there. It hides the entries that do not count and the one entry of a positive anchor, which is treated apart.
-    """
-    limit = torch.where(targets == NOT_COUNTED, -torch.inf, torch.inf)[:, None]
-    negatives = torch.minimum(logits.float(), limit)
-    is_positive = (targets >= 0)[:, None]
-    column = targets.clamp(min=0)[:, None]
-    at_column = negatives.gather(1, column)
-    negatives.scatter_(1, column, torch.where(is_positive, -torch.inf, at_column))
-    value, slope = _focal_term(negatives, gamma)
-    # log p(x) = log(1 - p)(-x): a positive is a negative with the sign of its logit turned.
-    positive_value, positive_slope = _focal_term(torch.where(is_positive, -at_column, -torch.inf), gamma)
-    total = (1 - alpha) * value.sum() + alpha * positive_value.sum()
-    gradient = slope.mul_(1 - alpha).scatter_add_(1, column, -alpha * positive_slope)
-    return total, gradient
-
-
-def _focal_term(logits: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
-    """-p^gamma log(1 - p) for p = sigmoid(logit), and its derivative in the logit; both 0 at a logit of -inf."""
+def _focal_factors(logits: Tensor, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
+    """p = sigmoid(logit), -log(1 - p) and p^gamma, float32; 0 all three at a logit of -inf."""
     p = torch.sigmoid(logits)
-    cross_entropy = functional.softplus(logits)
-    modulation = p.pow(gamma)
-    value = modulation * cross_entropy
-    slope = (1 - p).mul_(cross_entropy).mul_(gamma).add_(p).mul_(modulation)
-    return value, slope
+    return p, functional.softplus(logits), p.pow(gamma)
+
+
+def _focal_term(
+    p: Tensor, cross_entropy: Tensor, modulation: Tensor, gamma: float, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sum () of modulation * cross_entropy, and the derivative of each entry in its logit, written to `out` if given.
+
+    modulation is p^gamma times a weight, which may be 0.
+    """
+    slope = torch.addcmul(p, 1 - p, cross_entropy, value=gamma)
+    return torch.sum(modulation * cross_entropy), torch.mul(slope, modulation, out=out)
