@@ -43,7 +43,7 @@ from runyard.training.prepare import PreparedRun, default_storage, prepare, stor
 if TYPE_CHECKING:
     from runyard.tracking.mlflow_tracker import MlflowTracker
 
-SMOKE_IMAGES = (32, 16, 128)
+SMOKE_IMAGES = (32, 16, 96)
 REPLAY_TIMEOUT_S = 60.0
 
 
