@@ -3,8 +3,8 @@
     python -m benchmarks                          all of them
     python -m benchmarks --only P8,P9 --json OUT.json
 
-A and B are measured in turn on one machine, in one process tree. A goal counts as met only if the worse end of the
-interval meets it.
+A and B are measured in turn on one machine, in one process tree, every comparison in new processes. A goal counts as
+met only if the worse end of the interval meets it.
 """
 
 import argparse
@@ -26,9 +26,8 @@ from rich.console import Console  # noqa: E402
 from benchmarks import machine  # noqa: E402
 from benchmarks.markdown import page  # noqa: E402
 from benchmarks.rows import AnyRow, print_table  # noqa: E402
-from benchmarks.runner import COMPARISONS, has_failed, run, write_json  # noqa: E402
+from benchmarks.runner import COMPARISONS, has_failed, run_apart, write_json  # noqa: E402
 from benchmarks.settings import Settings  # noqa: E402
-from benchmarks.timing import keep_freed_memory  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,9 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--quick", action="store_true", help="tiny sizes, two repeats: it proves that all runs, no more"
     )
-    parser.add_argument(
-        "--keep-freed-memory", action="store_true", help="spare both sides the page faults of large temporaries (glibc)"
-    )
     parser.add_argument("--cpu", action="store_true", help="leave a GPU alone")
     options = parser.parse_args(arguments)
     keys = options.only.upper().split(",")
@@ -52,15 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
     compiled_too = device.type == "cuda" and not options.quick
     settings = Settings(device, quick=options.quick, variants=(False, True) if compiled_too else (False,))
-    if options.keep_freed_memory:
-        keep_freed_memory()
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if arguments is None else arguments)])
     found = machine.describe()
     rows: list[AnyRow] = []
     started = time.monotonic()
     for key in keys:
         print(f"{key} ({COMPARISONS[key].partition(':')[0]}) ...", file=sys.stderr, flush=True)
-        rows += run(key, settings)
+        rows += run_apart(key, settings)
         seconds = round(time.monotonic() - started)
         if options.json is not None:  # after each, so that an interruption loses little
             write_json(options.json, found, rows, command=command, seconds=seconds)

@@ -14,8 +14,9 @@ Measurement = Callable[[], float]
 def keep_freed_memory() -> None:
     """Lets glibc keep what is freed instead of giving it back, for as long as the process lives.
 
-    Left alone, as nearly all users leave it, it takes the pages of every temporary above 32 MiB anew from the system,
-    also in a process that has run a network before. What makes fewer large temporaries then gains more (P8, P11).
+    Left alone, as nearly all users leave it, a new process takes the pages of every temporary above 32 MiB anew from
+    the system, and what makes fewer of them gains more (P8, P11). It may grow out of that: where earlier work has left
+    large holes in its heap, they are used.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -21,7 +21,8 @@ from detector.matching import IGNORED, POSITIVE, match_anchors
 NO_CLASS, NOT_COUNTED = -1, -2
 """Class targets besides 0 to C - 1: a negative anchor, and one that takes no part in the classification loss."""
 
-# Logits taken at once in the focal loss: its few temporaries then stay in a CPU's cache, or within 256 MB on a GPU.
+# Logits taken at once in the focal loss: each of its few temporaries is then 256 KB, which stays in a CPU's cache, or
+# 256 MB on a GPU.
 _CPU_LOGITS = 2**16
 _DEVICE_LOGITS = 2**26
 

@@ -2,16 +2,17 @@
 
 import importlib
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import average_precision, machine
+from benchmarks import average_precision, machine, runner
 from benchmarks.intervals import Goal
 from benchmarks.rows import NotRun, Row
-from benchmarks.runner import COMPARISONS, has_failed, run
+from benchmarks.runner import COMPARISONS, has_failed, run, run_apart
 from benchmarks.settings import GPU, H100, Settings
 
 SETTINGS = Settings(torch.device("cpu"), quick=True)
@@ -63,6 +64,24 @@ def test_a_failed_comparison_becomes_a_row(monkeypatch: pytest.MonkeyPatch) -> N
     assert rows == [NotRun("P9", "average precision", "failed: RuntimeError: no such thing")]
     assert has_failed(rows)
     assert not has_failed([NotRun("P5", "two workers", "needs two GPUs")])
+
+
+def test_large_temporaries_are_measured_with_and_without_their_page_faults() -> None:
+    rows = run_apart("P11", SETTINGS)
+    notes = [row.note for row in rows if isinstance(row, Row)]
+    assert notes == ["", "both spared the page faults of large temporaries"]
+    assert [row.reason for row in rows if isinstance(row, NotRun)] == ["needs a GPU"]
+
+
+def test_a_comparison_that_dies_becomes_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "run", _die)
+    (row,) = run_apart("P9", SETTINGS)
+    assert isinstance(row, NotRun)
+    assert row.reason.startswith("failed: BrokenProcessPool")
+
+
+def _die(key: str, settings: Settings) -> list[Row]:
+    os._exit(1)
 
 
 def test_the_machine_is_described_without_names_and_paths() -> None:
