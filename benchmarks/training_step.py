@@ -83,7 +83,7 @@ def measure_iou_branch(settings: Settings) -> list[Row]:
     ours, other = interleaved(
         seconds(lambda: with_head.step([batch], LEARNING_RATE), device),
         seconds(lambda: without.step([batch], LEARNING_RATE), device),
-        repeats=settings.repeats(40 if settings.on_gpu else 20),
+        repeats=settings.repeats(40),
         warm_up=3 if settings.on_gpu else 1,
     )
     shape = settings.describe(f"{images} x {size[0]}x{size[1]}, {precision(dtype)}", full=settings.on_gpu)
