@@ -1,8 +1,8 @@
 """The three losses of the IoU-aware RetinaNet (the paper's Eq. 1 to 4), as sums over a batch.
 
 B images, A anchors, A_l anchors of one level, C classes, G ground-truth boxes. Everything is float32 inside, whatever
-the autocast dtype. Anchors that do not count are masked at the inputs of each loss, never picked out by boolean
-indexing: shapes do not depend on the data, so a step never waits for the device.
+the autocast dtype. Anchors that do not count are masked (outputs are finite: what diverges is an error anyway), never
+picked out by boolean indexing: shapes do not depend on the data, so a step never waits for the device.
 """
 
 from collections.abc import Sequence
