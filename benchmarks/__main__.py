@@ -26,7 +26,7 @@ from rich.console import Console  # noqa: E402
 from benchmarks import machine  # noqa: E402
 from benchmarks.markdown import page  # noqa: E402
 from benchmarks.rows import AnyRow, print_table  # noqa: E402
-from benchmarks.runner import COMPARISONS, has_failed, run_apart, write_json  # noqa: E402
+from benchmarks.runner import COMPARISONS, has_failed, run_apart, title, write_json  # noqa: E402
 from benchmarks.settings import Settings  # noqa: E402
 
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: list[AnyRow] = []
     started = time.monotonic()
     for key in keys:
-        print(f"{key} ({COMPARISONS[key].partition(':')[0]}) ...", file=sys.stderr, flush=True)
+        print(f"{key} ({title(key)}) ...", file=sys.stderr, flush=True)
         rows += run_apart(key, settings)
         seconds = round(time.monotonic() - started)
         if options.json is not None:  # after each, so that an interruption loses little

@@ -27,7 +27,7 @@ from rich.console import Console  # noqa: E402
 from benchmarks import machine  # noqa: E402
 from benchmarks.correctness import Check, run_checks  # noqa: E402
 from benchmarks.rows import AnyRow, NotRun, print_table  # noqa: E402
-from benchmarks.runner import COMPARISONS, has_failed, run, write_json  # noqa: E402
+from benchmarks.runner import has_failed, run, title, write_json  # noqa: E402
 from benchmarks.settings import Settings  # noqa: E402
 
 KEYS = ("P8", "P11", "P6", "P1", "P7", "P2", "P14", "P3")
@@ -64,8 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report.write(time.monotonic() - started)
         for key in chosen:
             if time.monotonic() - started > options.budget_s:
-                what = COMPARISONS[key].partition(":")[0].replace("_", " ")
-                what += ", compiled" if settings.variants == (True,) else ""
+                what = title(key) + (", compiled" if settings.variants == (True,) else "")
                 report.rows.append(NotRun(key, what, f"{options.budget_s:.0f} s were over"))
             else:
                 report.rows += run(key, settings)

@@ -1,7 +1,7 @@
 """P4: a Ray Train worker against the plain-torch launcher: the same training loop, block by block in turn.
 
-Two processes that do the same differ for as long as they live by a percent or two, as their memory lies differently:
-many blocks of one pair of processes would measure that pair, and call it Ray. So every pair of processes gives a single
+Two processes that do the same differ for as long as they live, by up to 4 % where it was measured (`NOTES.md`): many
+blocks of one pair of processes would measure that pair, and call it Ray. So every pair of processes gives a single
 value, and there are many pairs.
 """
 

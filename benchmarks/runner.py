@@ -50,7 +50,7 @@ def run_apart(key: str, settings: Settings) -> list[AnyRow]:
 
 def _in_a_process(key: str, settings: Settings, first: Callable[[], None] | None = None) -> list[AnyRow]:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=first) as process:
-        return rows_or_reason(key, _title(key), process.submit(run, key, settings).result)
+        return rows_or_reason(key, title(key), process.submit(run, key, settings).result)
 
 
 def run(key: str, settings: Settings) -> list[AnyRow]:
@@ -60,7 +60,7 @@ def run(key: str, settings: Settings) -> list[AnyRow]:
     busy = machine.busy_cores(look_s)
     rows = rows_or_reason(
         key,
-        _title(key),
+        title(key),
         lambda: getattr(importlib.import_module(f"benchmarks.{module}"), function)(settings),
     )
     after = machine.busy_cores(look_s)
@@ -68,7 +68,8 @@ def run(key: str, settings: Settings) -> list[AnyRow]:
     return [replace(row, busy=load) if isinstance(row, Row) else row for row in rows]
 
 
-def _title(key: str) -> str:
+def title(key: str) -> str:
+    """What a comparison is about, in words."""
     return COMPARISONS[key].partition(":")[0].replace("_", " ")
 
 
