@@ -20,13 +20,13 @@ from benchmarks.workloads import scoring_rows, training_batch
 from detector.checkpoint import load_checkpoint, save_checkpoint
 from detector.config import BackboneConfig, DataConfig, ModelConfig
 from detector.data.cache import load_dataset, save_dataset
-from detector.retinanet import RetinaNet
-from runyard.layout import EvaluationFolder, atomic_write_json
+from detector.models.retinanet import RetinaNet
+from runyard.runs.folder import EvaluationFolder, atomic_write_json
+from runyard.scoring.inference import detect
+from runyard.scoring.metrics import score_detections
+from runyard.scoring.rescore import score_one, write_candidates
 from runyard.spec import ExperimentSpec
-from runyard.sweeps.rescore import score_one, write_candidates
-from runyard.training.evaluation import detect
 from runyard.training.local import LocalContext
-from runyard.training.scoring import score_detections
 
 
 def measure(settings: Settings) -> list[AnyRow]:

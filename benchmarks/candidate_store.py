@@ -17,13 +17,13 @@ from benchmarks.rows import AnyRow, Row
 from benchmarks.settings import Settings
 from benchmarks.timing import repeated
 from benchmarks.workloads import COCO_CLASSES, FULL_SIZE, scoring_rows, trained_objects, trained_outputs
-from detector.candidate_header import StoreHeader, StoreIdentity
-from detector.candidates import CandidateWriter, publish_store
 from detector.config import ScoringConfig
 from detector.data.cache import save_dataset
 from detector.data.samples import Category, Dataset
-from detector.survivors import ScoringRow, Survivors, survivors
-from runyard.sweeps.rescore import score_one
+from detector.rescoring.header import StoreHeader, StoreIdentity
+from detector.rescoring.kept_pairs import ScoringRow, Survivors, survivors
+from detector.rescoring.store import CandidateWriter, publish_store
+from runyard.scoring.rescore import score_one
 
 IMAGES = 5000
 _ORIGINAL = (640, 384)

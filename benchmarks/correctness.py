@@ -19,16 +19,16 @@ from benchmarks.settings import Settings
 from benchmarks.workloads import COCO_CLASSES, FULL_SIZE, to_device, trained_outputs, training_batch
 from detector.config import BackboneConfig, DataConfig, LossConfig, ModelConfig, OptimConfig, ScoringConfig
 from detector.data.batching import normalise
-from detector.data.layouts import open_dataset
+from detector.data.formats.layouts import open_dataset
 from detector.data.loaders import make_train_loader
 from detector.data.samples import Dataset
-from detector.data.shapes import generate_shapes
+from detector.data.synthetic import generate_shapes
 from detector.engine import TrainingEngine
 from detector.evaluation.voc_ap import voc_average_precision
-from detector.heads import HeadOutputs
+from detector.models.heads import HeadOutputs
+from detector.models.retinanet import RetinaNet
 from detector.optim import build_optimizer, learning_rate_at
-from detector.retinanet import RetinaNet
-from runyard.training.evaluation import detect
+from runyard.scoring.inference import detect
 from runyard.training.local import LocalContext
 
 _TENSORS = ("images", "sizes", "boxes", "labels", "valid", "image_index", "image_weight")  # of a batch

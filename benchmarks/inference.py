@@ -18,8 +18,8 @@ from benchmarks.variants import compare_variants
 from benchmarks.workloads import BACKGROUND_LOGIT, COCO_CLASSES, FULL_SIZE, training_batch
 from detector.config import ScoringConfig
 from detector.data.batching import Batch, normalise
-from detector.postprocess import Detections, postprocess
-from detector.retinanet import RetinaNet
+from detector.models.postprocess import Detections, postprocess
+from detector.models.retinanet import RetinaNet
 
 
 class Predictor:

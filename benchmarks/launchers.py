@@ -18,7 +18,7 @@ from benchmarks.rows import AnyRow, NotRun, Row
 from benchmarks.settings import Settings
 from benchmarks.small_run import named, small_spec
 from benchmarks.timing import interleaved
-from runyard.training.prepare import PreparedRun, prepare
+from runyard.runs.prepare import PreparedRun, prepare
 
 BATCH_SIZE = 8
 STEPS = 4

@@ -16,8 +16,8 @@ from benchmarks.timing import interleaved, seconds
 from benchmarks.workloads import FULL_SIZE, HeadCase, to_device, trained_outputs, training_batch
 from detector.config import LossConfig
 from detector.data.batching import Batch
-from detector.heads import HeadOutputs
-from detector.losses import detection_losses
+from detector.models.heads import HeadOutputs
+from detector.models.losses import detection_losses
 
 MOST_BOXES = 60
 

@@ -110,8 +110,8 @@ def training_peaks(side: str, settings: Settings, images: int, size: tuple[int, 
 
 def _store_peaks(few: int, repeats: int) -> list[tuple[float, float]]:
     """Bytes beyond the process's size at the start: with four times `few` images, and with `few`."""
-    from detector.candidates import CandidateStore, CandidateWriter, StoreHeader, StoreIdentity, publish_store
-    from detector.survivors import ScoringRow, Survivors
+    from detector.rescoring.kept_pairs import ScoringRow, Survivors
+    from detector.rescoring.store import CandidateStore, CandidateWriter, StoreHeader, StoreIdentity, publish_store
 
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)

@@ -5,8 +5,8 @@ from torch import nn
 
 from detector.config import BackboneConfig, LossConfig, ModelConfig, OptimConfig
 from detector.engine import TrainingEngine
+from detector.models.retinanet import RetinaNet
 from detector.optim import build_optimizer
-from detector.retinanet import RetinaNet
 
 
 def build(

@@ -16,9 +16,9 @@ from unittest import mock
 
 from detector.data.batching import Batch
 from detector.engine import StepResult, TrainingEngine
-from runyard.layout import RunFolder
+from runyard.context import TrainContext
+from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec
-from runyard.training.context import TrainContext
 
 _LOOK_S = 0.005
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from detector.data.coco import load_coco
+from detector.data.formats.coco import load_coco
 from detector.data.samples import Dataset
 
 PHOTO_SIZE = (640, 480)

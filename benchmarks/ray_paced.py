@@ -8,7 +8,7 @@ from unittest import mock
 import ray
 
 from benchmarks.pacing import Pace, train_paced
-from runyard.layout import RunFolder
+from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec, from_dict
 from runyard.training import ray_cluster, ray_train
 

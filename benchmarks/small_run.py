@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from detector.config import BackboneConfig, DataConfig, ModelConfig, OptimConfig
-from detector.data.shapes import generate_shapes
+from detector.data.synthetic import generate_shapes
 from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig
 
 

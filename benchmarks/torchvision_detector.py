@@ -22,7 +22,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from benchmarks.our_detector import calm
 from detector.data.batching import Batch
-from detector.heads import HeadOutputs
+from detector.models.heads import HeadOutputs
 
 
 def build(classes: int, size: tuple[int, int], *, channels_last: bool = True) -> Any:

@@ -25,6 +25,7 @@ from benchmarks.rows import Row
 from benchmarks.settings import Settings
 from benchmarks.small_run import named, small_spec
 from detector.engine import TrainingEngine
+from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec
 from runyard.tracking import replay
 from runyard.tracking.journal import Journal
@@ -32,7 +33,6 @@ from runyard.tracking.mlflow_tracker import MlflowTracker
 from runyard.tracking.runs import TrackedRun
 from runyard.training import worker
 from runyard.training.local import LocalContext
-from runyard.training.prepare import prepare
 
 BLOCK_STEPS = 10
 """As many as lie between two lines in the journal by default."""

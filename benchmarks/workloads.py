@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from detector.anchors import STRIDES, AnchorGenerator
-from detector.box_coder import encode
 from detector.boxes import pairwise_iou
 from detector.config import AnchorConfig, ScoringConfig
 from detector.data.batching import Batch
-from detector.heads import HeadOutputs
-from detector.survivors import ScoringRow
+from detector.models.anchors import STRIDES, AnchorGenerator
+from detector.models.box_coder import encode
+from detector.models.heads import HeadOutputs
+from detector.rescoring.kept_pairs import ScoringRow
 
 COCO_CLASSES = 80
 FULL_SIZE = (800, 1333)

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from detector.atomic_files import sync
 from detector.errors import CheckpointError
+from detector.files import sync
 
 FORMAT = 1
 PARTIAL = ".partial"

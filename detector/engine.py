@@ -16,11 +16,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from detector.anchors import AnchorGenerator
 from detector.config import LossConfig, OptimConfig
 from detector.data.batching import Batch, normalise
-from detector.losses import detection_losses
-from detector.retinanet import RetinaNet
+from detector.models.anchors import AnchorGenerator
+from detector.models.losses import detection_losses
+from detector.models.retinanet import RetinaNet
 
 STATISTICS = ("loss_cls", "loss_box", "loss_iou", "normaliser", "images", "gradient_norm", "stop", "non_finite")
 

@@ -21,8 +21,8 @@ from pathlib import Path  # noqa: E402
 from detector.errors import ConfigError  # noqa: E402
 from paper_tables import TABLE3, TABLE4  # noqa: E402
 from recipes import TABLE3_ROWS, smoke, table3  # noqa: E402
-from runyard import entry  # noqa: E402
-from runyard.sweeps import command, existing  # noqa: E402
+from runyard.commandline import entry, existing  # noqa: E402
+from runyard.commandline import sweep as command  # noqa: E402
 
 
 @dataclass(frozen=True)

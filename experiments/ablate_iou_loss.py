@@ -15,8 +15,8 @@ RUNTIME_ENV = _bootstrap.bootstrap()
 
 from paper_tables import TABLE2  # noqa: E402
 from recipes import TABLE2_ROWS, smoke, table2  # noqa: E402
-from runyard import entry  # noqa: E402
-from runyard.sweeps import command  # noqa: E402
+from runyard.commandline import entry  # noqa: E402
+from runyard.commandline import sweep as command  # noqa: E402
 
 
 def run() -> None:

@@ -17,8 +17,8 @@ RUNTIME_ENV = _bootstrap.bootstrap()
 
 from paper_tables import TABLE1  # noqa: E402
 from recipes import TABLE1_ROWS, smoke, table1  # noqa: E402
-from runyard import entry  # noqa: E402
-from runyard.sweeps import command  # noqa: E402
+from runyard.commandline import entry  # noqa: E402
+from runyard.commandline import sweep as command  # noqa: E402
 
 SWEEP_OPTIONS = ("--rows", "--seeds", "--vary", "--max-concurrent")
 """Any of them asks for a sweep over the table."""
@@ -34,7 +34,7 @@ def run() -> None:
     if options.dry_run:
         entry.print_dry_run(spec, options.images_per_second)
         return
-    from runyard.experiment import how_to_browse, run_experiment
+    from runyard.driver.experiment import how_to_browse, run_experiment
 
     outcome = run_experiment(spec, launcher=options.launcher, smoke=options.smoke, runtime_env=RUNTIME_ENV)
     print(f"To browse it: {how_to_browse(outcome.spec)}")

@@ -23,8 +23,8 @@ import tyro  # noqa: E402
 
 from paper_tables import TABLE2, TABLE3  # noqa: E402
 from recipes import DEMO_IMAGES, DEMO_TABLE2_ROWS, TABLE3_ROWS, demo_table2, demo_table3  # noqa: E402
-from runyard import entry  # noqa: E402
-from runyard.reports.paper import PaperTable  # noqa: E402
+from runyard.commandline import entry  # noqa: E402
+from runyard.paper import PaperTable  # noqa: E402
 from runyard.spec import ExperimentSpec  # noqa: E402
 
 
@@ -40,9 +40,9 @@ class Options:
 def run() -> None:
     """Generates, trains three times, prints two tables."""
     options = tyro.cli(Options, description=__doc__)
-    from runyard.experiment import generated_data, how_to_browse
-    from runyard.sweeps.grid import expand
-    from runyard.sweeps.sweep import run_sweep
+    from runyard.driver.experiment import generated_data, how_to_browse
+    from runyard.driver.sweep import run_sweep
+    from runyard.grid import expand
 
     storage = options.storage.resolve()
     train_images, val_images, image_size = DEMO_IMAGES

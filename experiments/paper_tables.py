@@ -4,7 +4,7 @@ Wu, Li, Wang: IoU-aware Single-stage Object Detector for Accurate Localization. 
 ('AP50' for 'val/AP50'; APS, APM, APL by area). Imports no torch.
 """
 
-from runyard.reports.paper import ImageSet, PaperRow, PaperTable
+from runyard.paper import ImageSet, PaperRow, PaperTable
 
 _BY_AREA = ("AP", "AP50", "AP75", "APS", "APM", "APL")
 _BY_IOU = ("AP", "AP50", "AP60", "AP70", "AP80", "AP90")

@@ -43,7 +43,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generated data set of 21 training and 5 validation images of 64 px."""
-    from detector.data.shapes import generate_shapes
+    from detector.data.synthetic import generate_shapes
 
     return generate_shapes(tmp_path_factory.mktemp("data") / "shapes", train_images=21, val_images=5, image_size=64)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from detector.atomic_files import atomic_file
 from detector.data.samples import Category, Dataset, UnusableImage
 from detector.errors import DatasetError
+from detector.files import atomic_file
 
 _ARRAYS = ("image_sizes", "offsets", "boxes_xywh", "labels", "areas", "is_crowd", "is_difficult")
 _TEXT = "text"

@@ -9,7 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
-from detector.data.offenders import first_offenders
+from detector.data.invalid_entries import first_offenders
 from detector.data.parsed_split import ParsedSplit, to_dataset
 from detector.data.samples import Dataset
 from detector.errors import DatasetError

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from detector.data.offenders import first_offenders
+from detector.data.invalid_entries import first_offenders
 from detector.errors import DatasetError
 
 

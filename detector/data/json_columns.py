@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.data.offenders import first_offenders, short_repr
+from detector.data.invalid_entries import first_offenders, short_repr
 from detector.data.samples import LARGEST_COORDINATE_PX
 from detector.errors import DatasetError
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.atomic_files import atomic_file
-from detector.data.offenders import first_offenders, short_repr
+from detector.data.invalid_entries import first_offenders, short_repr
 from detector.data.samples import Dataset
 from detector.errors import ResultFileError
+from detector.files import atomic_file
 
 _FORM = 'Expected a list of {"image_id": ..., "category_id": ..., "bbox": [x, y, width, height], "score": ...} rows'
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from detector.config import DataConfig
-from runyard import entry
+from runyard.commandline import entry
 from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig
 
 
@@ -37,7 +37,7 @@ class Evaluate:
 
     def run(self) -> None:
         """Scores and prints."""
-        from runyard.evaluate import evaluate_files, render_report
+        from runyard.scoring.evaluate import evaluate_files, render_report
 
         report = evaluate_files(
             self.annotations,
@@ -68,7 +68,7 @@ class Detect:
 
     def run(self) -> None:
         """Detects and says how much."""
-        from runyard.detect import detect_images
+        from runyard.scoring.detect import detect_images
 
         images, detections = detect_images(
             self.run_folder, self.annotations, self.images, self.out, alpha=self.alpha, batch_size=self.batch_size
@@ -87,7 +87,7 @@ class Doctor:
 
     def run(self) -> None:
         """Checks and prints; DatasetError where a run would refuse to start."""
-        from runyard.doctor import check_data
+        from runyard.runs.doctor import check_data
 
         spec = ExperimentSpec(source=self.source, data=self.data, runtime=RuntimeConfig(storage=self.storage))
         check_data(spec)
@@ -107,8 +107,8 @@ class Table:
         """Makes and prints."""
         from rich.console import Console
 
-        from runyard.sweeps.report import read_server_results, report
-        from runyard.sweeps.results import load_sweep
+        from runyard.reports.report import read_server_results, report
+        from runyard.scoring.results import load_sweep
 
         server = None if self.server_results is None else read_server_results(self.server_results)
         report(load_sweep(self.sweep), Console(), server)
@@ -124,7 +124,7 @@ class Sync:
 
     def run(self) -> None:
         """Uploads and says how much."""
-        from runyard.layout import RunFolder
+        from runyard.runs.folder import RunFolder
         from runyard.tracking.replay import sync
         from runyard.tracking.stores import resolve_tracking_uri
 

@@ -19,7 +19,8 @@ SOURCE_FOLDERS = {"detector": "detector", "platform/runyard": "runyard", "experi
 ABSENT_WHERE_ONLY_TORCH_IS = (
     "ray", "mlflow", "tyro", "pycocotools", "hotcoco", "matplotlib", "defusedxml", "scipy", "pandas", "yaml",
 )  # fmt: skip
-MODEL_MODULES = {f"detector.{name}" for name in ("retinanet", "backbones", "heads", "fpn", "losses")}
+MODEL_MODULES = {f"detector.models.{name}" for name in ("retinanet", "backbones", "heads", "fpn", "losses")}
+WITH_TORCH_ALONE = ("detector", "runyard.training", "runyard.runs", "runyard.scoring")
 
 
 def sources(root: Path) -> dict[str, Path]:
@@ -111,18 +112,27 @@ def test_the_three_source_folders_are_found():
         ("experiments/recipes.py", "import ray\n", "experiments.recipes imports ray"),
         ("experiments/_bootstrap.py", "import os, numpy\n", "experiments._bootstrap imports numpy"),
         ("detector/boxes.py", "from . import errors\n", "detector.boxes imports detector"),
-        ("detector/data/coco.py", "from .. import losses\n", "detector.data.coco reaches detector.losses"),
-        ("detector/evaluation/ap.py", "import detector.middle\n", "detector.evaluation.ap reaches detector.fpn"),
+        (
+            "detector/data/formats/coco.py",
+            "from .. import losses\n",
+            "detector.data.formats.coco reaches detector.models.losses",
+        ),
+        ("detector/evaluation/ap.py", "import detector.middle\n", "detector.evaluation.ap reaches detector.models.fpn"),
         ("detector/engine.py", "import tests.helpers\n", "detector.engine imports tests"),
     ],
 )
 def test_each_forbidden_arrow_is_found(tmp_path, file, text, violation):
     sound = {
-        "detector/__init__.py": "", "detector/losses.py": "", "detector/fpn.py": "import torch\n",
-        "detector/middle.py": "from detector.fpn import FPN\n", "experiments/recipes.py": "import runyard.spec\n",
-        "platform/runyard/training/ray_train.py": "import ray\n", "platform/runyard/tracking/a.py": "import mlflow\n",
-        "platform/runyard/spec.py": "from detector import config\n", "experiments/_bootstrap.py": "import os\n",
-    }  # fmt: skip
+        "detector/__init__.py": "",
+        "detector/models/losses.py": "",
+        "detector/models/fpn.py": "import torch\n",
+        "detector/middle.py": "from detector.models.fpn import FPN\n",
+        "experiments/recipes.py": "import runyard.spec\n",
+        "platform/runyard/training/ray_train.py": "import ray\n",
+        "platform/runyard/tracking/a.py": "import mlflow\n",
+        "platform/runyard/spec.py": "from detector import config\n",
+        "experiments/_bootstrap.py": "import os\n",
+    }
     for path, content in sound.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(content)
@@ -150,7 +160,8 @@ def test_detector_and_training_import_with_torch_alone():
     modules = [
         module
         for module, file in sources(ROOT).items()
-        if module.startswith(("detector", "runyard.training")) and not file.name.startswith("ray_")
+        if module.startswith(("detector", "runyard.training", "runyard.runs", "runyard.scoring"))
+        and not file.name.startswith("ray_")
     ]
     assert "runyard.training" in modules
     imported = import_without(ABSENT_WHERE_ONLY_TORCH_IS, modules)

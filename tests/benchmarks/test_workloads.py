@@ -23,12 +23,12 @@ from benchmarks.workloads import (
     trained_outputs,
     training_batch,
 )
-from detector.candidates import CandidateStore
 from detector.config import BackboneConfig, LossConfig, ScoringConfig
-from detector.heads import HeadOutputs
-from detector.postprocess import Detections
-from detector.survivors import ScoringRow
-from runyard.sweeps.rescore import score_store
+from detector.models.heads import HeadOutputs
+from detector.models.postprocess import Detections
+from detector.rescoring.kept_pairs import ScoringRow
+from detector.rescoring.store import CandidateStore
+from runyard.scoring.rescore import score_store
 
 SMALL = (96, 128)
 SETTINGS = Settings(torch.device("cpu"), quick=True)

@@ -44,7 +44,12 @@ def littered(tmp_path: Path) -> Path:
         ".git/config", ".venv/bin/python", "venv/bin/python", ".cache/x", "detector/__pycache__/boxes.pyc",
         "cluster/mlflow/.env",
     )  # fmt: skip
-    goes = ("detector/data/coco.py", "platform/runyard/spec.py", "experiments/coco_main.py", "tests/golden/loss.json")
+    goes = (
+        "detector/data/formats/coco.py",
+        "platform/runyard/spec.py",
+        "experiments/coco_main.py",
+        "tests/golden/loss.json",
+    )
     for name in stays + goes:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("x")
@@ -55,8 +60,11 @@ def test_litter_is_left_behind(littered, tmp_path):
     files = uploaded(littered, tmp_path)
     sources = {name for name in files if not Path(name).name.startswith(".")}
     assert sources == {
-        "detector/data/coco.py", "platform/runyard/spec.py", "experiments/coco_main.py", "tests/golden/loss.json",
-    }  # fmt: skip
+        "detector/config.py",
+        "platform/runyard/spec.py",
+        "experiments/coco_main.py",
+        "tests/golden/loss.json",
+    }
     assert "cluster/mlflow/.env" not in files
 
 

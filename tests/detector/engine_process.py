@@ -12,11 +12,11 @@ import torch.distributed as dist
 
 from detector.config import BackboneConfig, DataConfig, LossConfig, ModelConfig, OptimConfig
 from detector.data.batching import Batch
-from detector.data.layouts import open_dataset
+from detector.data.formats.layouts import open_dataset
 from detector.data.loaders import make_train_loader
 from detector.engine import TrainingEngine
+from detector.models.retinanet import RetinaNet
 from detector.optim import build_optimizer
-from detector.retinanet import RetinaNet
 
 MODEL = ModelConfig(
     backbone=BackboneConfig(name="resnet18", weights="none"), fpn_channels=8, tower_depth=1, tower_norm="group"

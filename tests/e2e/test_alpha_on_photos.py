@@ -12,12 +12,12 @@ import torch
 from detector.checkpoint import load_checkpoint
 from detector.data.cache import load_dataset
 from detector.evaluation.coco_ap import coco_average_precision
-from detector.retinanet import RetinaNet
-from runyard.layout import RunFolder
+from detector.models.retinanet import RetinaNet
+from runyard.driver.jobs import final_checkpoint
+from runyard.runs.folder import RunFolder
+from runyard.scoring.inference import detect
+from runyard.scoring.results import load_sweep
 from runyard.spec import ExperimentSpec, from_dict
-from runyard.sweeps.results import load_sweep
-from runyard.sweeps.trials import final_checkpoint
-from runyard.training.evaluation import detect
 from runyard.training.local import LocalContext
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,9 +9,9 @@ from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
 
 from detector.config import BackboneConfig, DataConfig, ModelConfig, OptimConfig
-from detector.data.shapes import generate_shapes
+from detector.data.synthetic import generate_shapes
 from detector.errors import DatasetError
-from runyard.experiment import RunOutcome, run_experiment
+from runyard.driver.experiment import RunOutcome, run_experiment
 from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig
 from runyard.tracking.journal import read
 from runyard.tracking.stores import resolve_tracking_uri

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from detector.config import BackboneConfig, DataConfig, ModelConfig, OptimConfig
-from runyard.experiment import run_experiment
+from runyard.driver.experiment import run_experiment
 from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig
 from runyard.tracking.journal import effective_metrics
 

@@ -98,7 +98,7 @@ def test_git_sha_given_as_a_variable_of_the_job_is_not_repeated(tree):
 def test_names_agree_with_ray_and_with_the_manifest():
     from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
-    from runyard.manifest import GIT_SHA_VARIABLE
+    from runyard.runs.manifest import GIT_SHA_VARIABLE
 
     specification = importlib.util.spec_from_file_location("_bootstrap", BOOTSTRAP)
     bootstrap = importlib.util.module_from_spec(specification)

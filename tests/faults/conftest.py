@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from runyard.layout import RunFolder, atomic_write_json
+from runyard.runs.folder import RunFolder, atomic_write_json
 from runyard.spec import ExperimentSpec, to_dict
 from runyard.tracking.journal import Record, effective_metrics, read
 from runyard.training.local import main

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detector.retinanet import RetinaNet
+from detector.models.retinanet import RetinaNet
 from runyard.training.local import main
 
 STEP = int(os.environ["POISON_STEP"])

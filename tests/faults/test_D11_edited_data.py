@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from detector.errors import ConfigError
+from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec, SourceConfig
-from runyard.training.prepare import prepare
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from runyard.attempt import launch
-from runyard.layout import RunFolder
+from runyard.failures import TrainingError
+from runyard.runs.attempt import launch
+from runyard.runs.folder import RunFolder
+from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec
-from runyard.training.errors import TrainingError
-from runyard.training.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from runyard.layout import RunFolder
+from runyard.runs.folder import RunFolder
 from runyard.tracking.journal import effective_metrics, last_status
 
 ROOT = Path(__file__).resolve().parents[2]

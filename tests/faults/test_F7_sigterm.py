@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runyard.layout import RunFolder
+from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import effective_metrics, last_status
 

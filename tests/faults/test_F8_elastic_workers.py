@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from runyard.attempt import launch
-from runyard.layout import RunFolder
+from runyard.runs.attempt import launch
+from runyard.runs.folder import RunFolder
+from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import effective_metrics
 from runyard.training import ray_train
-from runyard.training.prepare import prepare
 from runyard.training.stopping import request_stop
 
 ROOT = Path(__file__).resolve().parents[2]

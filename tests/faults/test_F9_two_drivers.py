@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from runyard.layout import RunFolder
+from runyard.runs.folder import RunFolder
 from runyard.tracking.journal import effective_metrics, last_status, read
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"

@@ -15,8 +15,8 @@ from detector.checkpoint import load_checkpoint, save_checkpoint
 from detector.config import BackboneConfig
 from detector.data.cache import load_dataset
 from detector.errors import CheckpointError, DatasetError
+from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec
-from runyard.training.prepare import prepare
 
 
 class Payload:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from detector.checkpoint import load_checkpoint, save_checkpoint
 from detector.errors import CheckpointError
-from runyard.layout import RunFolder
+from runyard.runs.folder import RunFolder
+from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec
 from runyard.training.local import launch
-from runyard.training.prepare import prepare
 
 
 @pytest.fixture(scope="module")

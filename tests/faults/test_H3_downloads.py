@@ -14,10 +14,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from detector import backbones
-from detector.backbones import build_backbone, load_imagenet_weights
 from detector.config import BackboneConfig
 from detector.errors import CheckpointError
+from detector.models import backbones
+from detector.models.backbones import build_backbone, load_imagenet_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 Reply = Callable[[BaseHTTPRequestHandler], None]

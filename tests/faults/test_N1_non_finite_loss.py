@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from detector.data.epoch_plan import aspect_groups, epoch_batches, trainable_images
-from detector.data.layouts import open_dataset
-from runyard.attempt import journaled, launch
+from detector.data.formats.layouts import open_dataset
+from runyard.failures import NonFiniteLossError
+from runyard.runs.attempt import journaled, launch
+from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import effective_metrics, last_status, read
-from runyard.training.errors import NonFiniteLossError
-from runyard.training.prepare import prepare
 
 POISONED = Path(__file__).with_name("poisoned_rank.py")
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from detector.errors import ConfigError
+from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec
-from runyard.training.prepare import prepare
 
 
 @pytest.mark.parametrize(

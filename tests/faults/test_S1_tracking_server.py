@@ -15,9 +15,10 @@ import pytest
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
 
-from runyard import cli, experiment
-from runyard.experiment import run_experiment
-from runyard.layout import RunFolder
+from runyard import cli
+from runyard.driver import experiment
+from runyard.driver.experiment import run_experiment
+from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal, effective_metrics, read
 from runyard.tracking.mlflow_tracker import MlflowTracker

@@ -10,8 +10,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from runyard import cli
-from runyard.experiment import run_experiment
-from runyard.layout import RunFolder
+from runyard.driver.experiment import run_experiment
+from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import last_status, read
 from runyard.tracking.stores import TrackingRefusedError

@@ -10,12 +10,12 @@ from mlflow.tracking import MlflowClient
 
 from detector.data.cache import load_dataset
 from detector.errors import ConfigError
-from runyard.experiment import run_experiment
-from runyard.layout import RunFolder, SweepFolder, original_name, safe_name
+from runyard.driver.experiment import run_experiment
+from runyard.runs.folder import RunFolder, SweepFolder, original_name, safe_name
+from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec, SourceConfig, from_dict
 from runyard.tracking.mlflow_tracker import MlflowTracker
 from runyard.tracking.runs import TrackedRun
-from runyard.training.prepare import prepare
 
 HOSTILE = [
     "../../x", "/etc/x", "..%2f", "C:\\x", "a\0b", "x" * 300, "#frag", "\u202eevil\u202c", "e\u0301", "é", "🦈", "CON",

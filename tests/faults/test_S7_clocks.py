@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from mlflow.tracking import MlflowClient
 
-from runyard.experiment import run_experiment
+from runyard.driver.experiment import run_experiment
+from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import effective_metrics, read
-from runyard.training.prepare import prepare
 
 
 def test_S7_two_runs_in_the_same_second_have_two_names_and_a_run_keeps_its_own(

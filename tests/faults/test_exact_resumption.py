@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import effective_metrics
 from runyard.training import worker
 from runyard.training.local import LocalContext
-from runyard.training.prepare import prepare
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from runyard.layout import RunFolder
+from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import effective_metrics, read
 

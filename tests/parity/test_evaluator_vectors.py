@@ -10,7 +10,7 @@ import pytest
 from detector.data.samples import Category, Dataset
 from detector.evaluation.results import DetectionTable
 from detector.evaluation.voc_ap import VocCurve, voc_average_precision, voc_curves
-from runyard.evaluate import evaluate_files
+from runyard.scoring.evaluate import evaluate_files
 
 COCO_CASES = {
     "coco_val2014_fake100": ("gt_instances_val2014_100.json", "dt_fakebbox100_results.json"),

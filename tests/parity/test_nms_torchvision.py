@@ -6,7 +6,7 @@ from torch import Tensor
 from torchvision.ops import nms
 from torchvision.ops.boxes import _batched_nms_vanilla
 
-from detector.nms import best_pairs
+from detector.models.nms import best_pairs
 
 
 def ours(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int | None = None) -> Tensor:

@@ -18,13 +18,13 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.image_list import ImageList
 
-from detector.anchors import AnchorGenerator
-from detector.box_coder import LARGEST_LOG_RATIO, decode, encode
 from detector.config import AnchorConfig, BackboneConfig, LossConfig, ModelConfig
-from detector.heads import HeadOutputs
-from detector.losses import NO_CLASS, detection_losses, sigmoid_focal_loss
-from detector.matching import match_anchors
-from detector.retinanet import RetinaNet
+from detector.models.anchors import AnchorGenerator
+from detector.models.box_coder import LARGEST_LOG_RATIO, decode, encode
+from detector.models.heads import HeadOutputs
+from detector.models.losses import NO_CLASS, detection_losses, sigmoid_focal_loss
+from detector.models.matching import match_anchors
+from detector.models.retinanet import RetinaNet
 
 CLASSES = 7
 SIZES = [(128, 128), (256, 128)]

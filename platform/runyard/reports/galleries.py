@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from detector.data.images import read_image
 from detector.data.samples import Dataset
 from detector.evaluation.results import DetectionTable
-from runyard.layout import atomic_write_bytes
 from runyard.reports.style import TEXT_COLOUR
+from runyard.runs.folder import atomic_write_bytes
 
 _TILE = 480
 _GAP = 14

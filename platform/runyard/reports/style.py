@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runyard.layout import atomic_write_bytes
+from runyard.runs.folder import atomic_write_bytes
 
 # Okabe and Ito's palette in an order that also differs in lightness; the yellow is left out, it vanishes on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from detector.evaluation.bootstrap import Interval
+from runyard.reports.render import Spread
 from runyard.reports.style import PALETTE, TEXT_COLOUR, new_figure, plot_style, save_figure
-from runyard.reports.tables import Spread
 
 _PAPER_COLOUR = "#8C8C8C"
 

@@ -31,8 +31,8 @@ from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
-from runyard.layout import safe_name  # noqa: E402
-from runyard.manifest import without_secrets  # noqa: E402
+from runyard.runs.folder import safe_name  # noqa: E402
+from runyard.runs.manifest import without_secrets  # noqa: E402
 from runyard.tracking.journal import RunStatus  # noqa: E402
 from runyard.tracking.names import (  # noqa: E402
     MAX_PARAMETER_LENGTH,

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from runyard.layout import safe_name
-from runyard.manifest import without_secrets
+from runyard.runs.folder import safe_name
+from runyard.runs.manifest import without_secrets
 
 POSITION_TAG = "runyard.journal_seq"
 """How far a run's journal has been uploaded into it; a run that nothing was uploaded into lacks it."""

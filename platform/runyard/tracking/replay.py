@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detector.errors import InputError
-from runyard.layout import RunFolder, atomic_write_json
+from runyard.runs.folder import RunFolder, atomic_write_json
 from runyard.tracking.journal import Journal, JournalError, JournalReader, Record, read
 from runyard.tracking.names import POSITION_TAG
 from runyard.tracking.runs import TrackedRun

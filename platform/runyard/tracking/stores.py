@@ -13,8 +13,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from detector.errors import InputError
-from runyard.layout import safe_name
-from runyard.manifest import without_secrets
+from runyard.runs.folder import safe_name
+from runyard.runs.manifest import without_secrets
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _USER_VARIABLE = "MLFLOW_TRACKING_USERNAME"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from detector.checkpoint import PARTIAL, read_metadata
 from detector.errors import CheckpointError
-from runyard.layout import RunFolder
+from runyard.runs.folder import RunFolder
 
 KEPT = 2
 """The newest one, and the one before it in case the newest is damaged."""

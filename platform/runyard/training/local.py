@@ -22,10 +22,10 @@ import torch
 import torch.distributed as dist
 
 from detector.errors import ConfigError, InputError
-from runyard.layout import RunFolder
+from runyard.failures import NonFiniteLossError, SilentWorkerError, Terminated
+from runyard.runs.folder import RunFolder
+from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec, from_dict
-from runyard.training.errors import NonFiniteLossError, SilentWorkerError, Terminated
-from runyard.training.prepare import prepare
 from runyard.training.stopping import stops_on_signals
 from runyard.training.worker import train
 

@@ -25,10 +25,10 @@ from ray.train import (
 )
 
 from detector.errors import ConfigError, InputError
-from runyard.layout import RunFolder
+from runyard.failures import NonFiniteLossError, SilentWorkerError, TrainingError, TrainingStoppedError
+from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec, from_dict, to_dict
 from runyard.tracking.journal import Journal, JournalError
-from runyard.training.errors import NonFiniteLossError, SilentWorkerError, TrainingError, TrainingStoppedError
 
 CONTROLLER_FAILURES = 5
 """Attempts to start a worker group before the run fails; Ray's own default retries forever in silence."""

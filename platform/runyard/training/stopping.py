@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from runyard.layout import RunFolder
-from runyard.training.errors import Terminated, TrainingStoppedError
+from runyard.failures import Terminated, TrainingStoppedError
+from runyard.runs.folder import RunFolder
 
 GRACE_S = 60.0
 """After so long, or at the second signal, the run ends where it stands. NFS may keep a new file from other machines

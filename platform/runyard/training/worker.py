@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 
 import torch
 
-from detector.backbones import load_imagenet_weights
 from detector.checkpoint import load_checkpoint, save_checkpoint
 from detector.data.batching import Batch
 from detector.data.cache import load_dataset
@@ -24,16 +23,17 @@ from detector.data.loaders import make_train_loader
 from detector.data.samples import Dataset
 from detector.engine import StepResult, TrainingEngine, autocast_dtype
 from detector.errors import CheckpointError
+from detector.models.backbones import load_imagenet_weights
+from detector.models.retinanet import RetinaNet
 from detector.optim import build_optimizer, learning_rate_at
-from detector.retinanet import RetinaNet
-from runyard.layout import RunFolder
+from runyard.context import TrainContext, first_rank_decides, silent_worker
+from runyard.failures import NonFiniteLossError, TrainingStoppedError
+from runyard.runs.folder import RunFolder
+from runyard.scoring.inference import detect
+from runyard.scoring.metrics import score_detections, write_evaluation
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal, read
 from runyard.training.checkpoints import newest_good_checkpoint, prune_checkpoints
-from runyard.training.context import TrainContext, first_rank_decides, silent_worker
-from runyard.training.errors import NonFiniteLossError, TrainingStoppedError
-from runyard.training.evaluation import detect
-from runyard.training.scoring import score_detections, write_evaluation
 
 _log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from detector.data.cache import load_dataset, save_dataset
-from detector.data.coco import load_coco
-from detector.data.layouts import open_dataset
+from detector.data.formats.coco import load_coco
+from detector.data.formats.layouts import open_dataset
 from detector.data.samples import Dataset
 from detector.errors import DatasetError
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from detector.data.coco import load_coco
 from detector.data.fingerprint import fingerprint
-from detector.data.layouts import open_dataset
+from detector.data.formats.coco import load_coco
+from detector.data.formats.layouts import open_dataset
 from detector.errors import DatasetError
 
 Content = dict[str, Any]

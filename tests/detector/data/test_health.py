@@ -15,9 +15,9 @@ from hypothesis.extra.numpy import arrays
 
 from detector.data import health
 from detector.data.box_counts import count_boxes
-from detector.data.coco import load_coco
+from detector.data.formats.coco import load_coco
+from detector.data.formats.layouts import open_dataset
 from detector.data.health import count_contents, find_unusable
-from detector.data.layouts import open_dataset
 
 Content = dict[str, Any]
 Write = Callable[..., tuple[Path, Path]]

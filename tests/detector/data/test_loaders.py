@@ -14,11 +14,11 @@ from PIL import Image
 from detector.config import DataConfig
 from detector.data import loaders
 from detector.data.batching import Batch
-from detector.data.coco import load_coco
 from detector.data.epoch_plan import trainable_images
+from detector.data.formats.coco import load_coco
 from detector.data.loaders import BatchLoader, make_eval_loader, make_train_loader
 from detector.data.samples import Category, Dataset
-from detector.data.shapes import draw_image
+from detector.data.synthetic import draw_image
 from detector.data.transforms import flips, load_sample
 from detector.errors import DatasetError
 

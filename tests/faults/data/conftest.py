@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from detector.config import DataConfig
-from runyard.attempt import journaled, launch, make_reports
-from runyard.layout import RunFolder
+from runyard.runs.attempt import journaled, launch, make_reports
+from runyard.runs.folder import RunFolder
+from runyard.runs.prepare import PreparedRun, prepare
 from runyard.spec import ExperimentSpec, SourceConfig
-from runyard.training.prepare import PreparedRun, prepare
 
 CATEGORIES = ({"id": 1, "name": "cat"}, {"id": 2, "name": "dog"})
 BOX = {"category_id": 1, "bbox": [8, 8, 30, 30]}

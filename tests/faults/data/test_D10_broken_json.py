@@ -8,7 +8,7 @@ import pytest
 
 from detector.data import json_reading
 from detector.errors import DatasetError
-from runyard.training.prepare import prepare
+from runyard.runs.prepare import prepare
 
 REQUIRED = {
     "images": ("id", "file_name"),

@@ -15,9 +15,9 @@ from PIL import Image
 
 from detector.errors import ConfigError, DatasetError
 from runyard.cli import main
+from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import read
-from runyard.training.prepare import prepare
 
 Picture = Callable[..., Image.Image]
 

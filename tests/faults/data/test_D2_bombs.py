@@ -13,7 +13,7 @@ from PIL import Image
 
 from detector.data.image_header import MAX_PIXELS
 from detector.errors import DatasetError
-from runyard.training.prepare import prepare
+from runyard.runs.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -10,7 +10,7 @@ import torch
 from detector.boxes import pairwise_iou
 from detector.errors import DatasetError
 from runyard.cli import main
-from runyard.training.prepare import prepare
+from runyard.runs.prepare import prepare
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from detector.data.cache import load_dataset
 from detector.errors import DatasetError
-from runyard.training.prepare import prepare
+from runyard.runs.prepare import prepare
 
 
 @pytest.mark.parametrize("ids", [(0, 1), (90, 7), (-5, 2**40)])

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from detector.errors import DatasetError
+from runyard.runs.prepare import prepare
 from runyard.tracking.journal import effective_metrics
-from runyard.training.prepare import prepare
 
 
 def test_D6_images_without_boxes_are_not_trained_on_but_evaluated(data, spec_of: Callable, train_on: Callable) -> None:

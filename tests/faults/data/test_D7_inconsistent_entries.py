@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from detector.errors import DatasetError
-from runyard.training.prepare import prepare
+from runyard.runs.prepare import prepare
 
 Change = Callable[[dict[str, Any]], object]
 

@@ -13,8 +13,8 @@ from detector.data.cache import load_dataset
 from detector.errors import DatasetError
 from detector.evaluation.results import DetectionTable
 from detector.evaluation.voc_ap import voc_average_precision
+from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec, SourceConfig
-from runyard.training.prepare import prepare
 
 
 def box(x_min: object, y_min: object, x_max: object, y_max: object) -> str:

@@ -15,24 +15,24 @@ from mutations import json_bytes, mutate_bytes, mutate_table, xml_bytes
 from PIL import Image
 from torch import nn
 
-from detector.candidate_header import StoreHeader, StoreIdentity
-from detector.candidates import CandidateStore, CandidateWriter, publish_store
 from detector.checkpoint import load_checkpoint, save_checkpoint
 from detector.config import DataConfig, OptimConfig, ScoringConfig
 from detector.data.cache import load_dataset, save_dataset
-from detector.data.coco import load_coco
 from detector.data.epoch_plan import trainable_images
 from detector.data.fingerprint import fingerprint
+from detector.data.formats.coco import load_coco
+from detector.data.formats.voc import load_voc
 from detector.data.health import count_contents
 from detector.data.images import check_image, read_image
 from detector.data.samples import Dataset
-from detector.data.voc import load_voc
 from detector.errors import InputError
 from detector.evaluation.results import read_coco_results
 from detector.optim import build_optimizer
-from detector.survivors import ScoringRow, Survivors
+from detector.rescoring.header import StoreHeader, StoreIdentity
+from detector.rescoring.kept_pairs import ScoringRow, Survivors
+from detector.rescoring.store import CandidateStore, CandidateWriter, publish_store
+from runyard.scoring.rescore import score_store
 from runyard.spec import ExperimentSpec, from_dict, to_dict
-from runyard.sweeps.rescore import score_store
 
 IDENTITY = StoreIdentity(dataset="d" * 64, checkpoint="c" * 64, short_side_px=600, long_side_px=1000)
 ROWS = (ScoringRow(ScoringConfig()), ScoringRow(ScoringConfig(confidence="none")), ScoringRow(ScoringConfig(), True))

@@ -221,7 +221,7 @@ def test_following_gives_everything_written_before_the_stop(tmp_path: Path) -> N
 
 
 def test_importing_the_journal_imports_no_tracking_server() -> None:
-    code = "import sys, runyard.tracking.journal, runyard.layout, runyard.manifest; print(*sys.modules)"
+    code = "import sys, runyard.tracking.journal, runyard.runs.folder, runyard.runs.manifest; print(*sys.modules)"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}"}
     modules = subprocess.check_output([sys.executable, "-c", code], text=True, env=environment).split()
     assert not {"mlflow", "ray", "torch", "matplotlib"} & set(modules)

@@ -11,7 +11,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from detector.errors import InputError
-from runyard.layout import RunFolder
+from runyard.runs.folder import RunFolder
 from runyard.tracking.journal import Journal, JournalError
 from runyard.tracking.mlflow_tracker import MlflowTracker
 from runyard.tracking.replay import JournalReplayer, JournalUploader, remember_run, sync

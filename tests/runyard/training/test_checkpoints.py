@@ -7,7 +7,7 @@ from torch import nn
 
 from detector.checkpoint import read_metadata, save_checkpoint
 from detector.errors import CheckpointError
-from runyard.layout import RunFolder
+from runyard.runs.folder import RunFolder
 from runyard.training.checkpoints import KEPT, newest_good_checkpoint, prune_checkpoints
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runyard.layout import RunFolder
+from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec, to_dict
 from runyard.tracking.journal import effective_metrics, read
 from runyard.training.local import main

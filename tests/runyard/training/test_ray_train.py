@@ -5,7 +5,7 @@ from ray.exceptions import RayActorError
 from ray.train import WorkerGroupError
 
 from detector.errors import DatasetError
-from runyard.training.errors import NonFiniteLossError, SilentWorkerError, TrainingStoppedError
+from runyard.failures import NonFiniteLossError, SilentWorkerError, TrainingStoppedError
 from runyard.training.ray_train import _description, _first_cause
 
 

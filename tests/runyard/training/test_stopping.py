@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runyard.layout import RunFolder
-from runyard.training.errors import Terminated, TrainingStoppedError
+from runyard.failures import Terminated, TrainingStoppedError
+from runyard.runs.folder import RunFolder
 from runyard.training.stopping import request_stop, stops_on_signals
 
 

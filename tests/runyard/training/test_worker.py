@@ -9,12 +9,12 @@ import pytest
 
 from detector.checkpoint import read_metadata
 from detector.optim import learning_rate_at
-from runyard.layout import RunFolder
+from runyard.failures import TrainingStoppedError
+from runyard.runs.folder import RunFolder
+from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import effective_metrics, read
-from runyard.training.errors import TrainingStoppedError
 from runyard.training.local import launch
-from runyard.training.prepare import prepare
 from runyard.training.stopping import request_stop
 from runyard.training.worker import train
 

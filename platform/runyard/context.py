@@ -1,0 +1,50 @@
+"""The port between the training loop and whatever started it: Ray Train, torchrun or one plain process."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from runyard.failures import SilentWorkerError
+
+
+class TrainContext(Protocol):
+    """What the loop needs to know of its surroundings, and the one thing it tells them."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def report(self, metrics: dict[str, float], checkpoint: Path) -> None:
+        """Tells of a checkpoint that rank 0 has written; every rank calls it, at the same steps."""
+
+
+def first_rank_decides(value: Any, context: TrainContext) -> Any:
+    """Rank 0's value on every rank (any picklable object); the others' values are ignored."""
+    if context.world_size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=context.device)
+    return box[0]
+
+
+def gather_on_first_rank(value: Any, context: TrainContext) -> list[Any]:
+    """All ranks' values in rank order on rank 0, an empty list elsewhere."""
+    if context.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * context.world_size
+    # gather_object has no NCCL implementation; detections are a few megabytes, so that everyone may have them.
+    dist.all_gather_object(values, value)
+    return values if context.rank == 0 else []
+
+
+def silent_worker(error: RuntimeError, timeout_s: float) -> SilentWorkerError | None:
+    """What a failed collective operation means to a person; None for any other error."""
+    text = str(error)
+    if not (isinstance(error, dist.DistError) or "gloo" in text):
+        return None
+    # gloo: "Timed out waiting 20000ms for recv operation to complete"; NCCL's watchdog: "... timed out in ...".
+    if "timed out" in text.lower():
+        return SilentWorkerError(f"another worker did not answer for {timeout_s:g} s (runtime.collective_timeout_s)")
+    return SilentWorkerError(f"the connection to another worker broke ({text.rpartition('] ')[2]})")

@@ -1,0 +1,99 @@
+"""Safe names, the run folder, and files written whole or not at all."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from runyard.runs.folder import RunFolder, atomic_write_json, atomic_write_text, original_name, run_name, safe_name
+
+
+def test_ordinary_names_stay_readable() -> None:
+    assert safe_name("coco_r50-iou_aware.v2") == "coco_r50-iou_aware.v2"
+    assert safe_name("../../x") == "~2E.~2F..~2Fx"
+
+
+@given(st.text(st.characters(exclude_categories=[])))
+@example("x" * 120)
+@example("x" * 121)
+@example("é" * 20)
+@example("é" * 21)
+def test_every_text_comes_back_unless_its_name_was_cut(text: str) -> None:
+    name = safe_name(text)
+    assert 0 < len(name) <= 120
+    assert "/" not in name
+    if len(text) > 120:
+        assert original_name(name) is None
+    elif original_name(name) is None:
+        assert "~h" in name
+    else:
+        assert original_name(name) == text
+
+
+@given(st.text(max_size=200), st.text(max_size=200))
+def test_two_texts_never_share_a_name(one: str, other: str) -> None:
+    assert (safe_name(one) == safe_name(other)) == (one == other)
+
+
+def test_long_names_with_a_common_head_differ() -> None:
+    assert safe_name("a" * 300) != safe_name("a" * 301)
+
+
+@pytest.mark.parametrize("foreign", ["a b", "%41", "~41", "~zz", "~FF", "..", "con"])
+def test_a_name_that_safe_name_never_makes_has_no_original(foreign: str) -> None:
+    assert original_name(foreign) is None
+
+
+def test_run_name_depends_on_recipe_and_hash_alone() -> None:
+    assert run_name("coco/r50", "0123456789abcdef0123") == "coco~2Fr50-0123456789ab"
+
+
+def test_everything_of_a_run_lies_under_its_root(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    other = folder.evaluation("../../" * 5)
+    evaluation = folder.evaluation("abcdef0123456789")
+    assert evaluation.metrics.relative_to(folder.root).as_posix() == "evaluation/abcdef012345/metrics.json"
+    paths = [
+        folder.spec, folder.manifest, folder.journal, folder.tracking, folder.initial_weights,
+        folder.checkpoint(7), folder.plots, folder.train_data, folder.val_data("../01"), folder.candidates("/01"),
+        evaluation.detections,
+        evaluation.correlation_plot, evaluation.gallery_image("../../x"), other.detections,
+    ]  # fmt: skip
+    assert len(set(paths)) == len(paths)
+    assert all(path.resolve().is_relative_to(folder.root.resolve()) for path in paths)
+
+
+def test_atomic_write_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.txt"
+    atomic_write_text(path, "first")
+    atomic_write_text(path, "sécond")
+    assert path.read_text(encoding="utf-8") == "sécond"
+    assert os.listdir(path.parent) == ["file.txt"]
+
+
+def test_a_failed_write_keeps_the_old_file_and_removes_the_temporary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file.txt"
+    atomic_write_text(path, "good")
+
+    def disk_full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        atomic_write_text(path, "bad")
+    assert path.read_text() == "good"
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_json_is_strict_and_non_finite_numbers_become_null(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    atomic_write_json(path, {"AP": math.nan, "nested": [math.inf, 1.5, ("ü", None)], 1: True})
+    assert json.loads(path.read_text(), parse_constant=pytest.fail) == {
+        "AP": None, "nested": [None, 1.5, ["ü", None]], "1": True,
+    }  # fmt: skip
