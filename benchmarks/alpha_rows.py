@@ -18,7 +18,7 @@ from benchmarks.settings import Settings
 from benchmarks.timing import interleaved, seconds
 from benchmarks.workloads import scoring_rows, training_batch
 from detector.checkpoint import load_checkpoint, save_checkpoint
-from detector.config import BackboneConfig, DataConfig, ModelConfig
+from detector.config import BackboneConfig, DataConfig, RetinaNetConfig
 from detector.data.cache import load_dataset, save_dataset
 from detector.models.retinanet import RetinaNet
 from runyard.runs.folder import EvaluationFolder, atomic_write_json
@@ -43,7 +43,7 @@ def measure_passes(settings: Settings) -> Row:
         dataset = make_photographs(folder / "photographs", images, (160, 120) if settings.quick else PHOTO_SIZE)
         save_dataset(dataset, folder / "dataset")
         spec = ExperimentSpec(
-            model=ModelConfig(backbone=trunk), data=DataConfig(short_side_px=short, long_side_px=long)
+            model=RetinaNetConfig(backbone=trunk), data=DataConfig(short_side_px=short, long_side_px=long)
         )
         checkpoint = _checkpoint(spec, len(dataset.categories), (short, long), folder / "checkpoint")
         rows = scoring_rows(spec.scoring)

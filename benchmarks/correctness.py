@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from benchmarks import matching_and_losses, our_detector, post_processing
 from benchmarks.settings import Settings
 from benchmarks.workloads import COCO_CLASSES, FULL_SIZE, to_device, trained_outputs, training_batch
-from detector.config import BackboneConfig, DataConfig, LossConfig, ModelConfig, OptimConfig, ScoringConfig
+from detector.config import BackboneConfig, DataConfig, LossConfig, OptimConfig, RetinaNetConfig, ScoringConfig
 from detector.data.batching import normalise
 from detector.data.formats.layouts import open_dataset
 from detector.data.loaders import make_train_loader
@@ -153,11 +153,11 @@ def check_waits(settings: Settings) -> str:
 
 def _step_without_values() -> None:
     batch = training_batch(2, (64, 96))
-    model = RetinaNet(ModelConfig(), COCO_CLASSES)
+    model = RetinaNet(RetinaNetConfig(), COCO_CLASSES)
     our_detector.engine(model, None).step([batch], 0.0)  # fills caches with tensors that have values
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            hollow = our_detector.engine(RetinaNet(ModelConfig(), COCO_CLASSES), None)
+            hollow = our_detector.engine(RetinaNet(RetinaNetConfig(), COCO_CLASSES), None)
             without: dict[str, Any] = {name: mode.from_tensor(getattr(batch, name)) for name in _TENSORS}
             hollow.step([replace(batch, **without)], 0.0)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
@@ -165,7 +165,7 @@ def _step_without_values() -> None:
 
 
 def _train(dataset: Dataset, data: DataConfig, epochs: int, processes: int, settings: Settings) -> RetinaNet:
-    config = ModelConfig(
+    config = RetinaNetConfig(
         backbone=BackboneConfig(name="resnet18", weights="none"), fpn_channels=64, tower_depth=1, tower_norm="group"
     )
     optim = OptimConfig(

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from detector.config import BackboneConfig, LossConfig, ModelConfig, OptimConfig
+from detector.config import BackboneConfig, LossConfig, OptimConfig, RetinaNetConfig
 from detector.engine import TrainingEngine
 from detector.models.retinanet import RetinaNet
 from detector.optim import build_optimizer
@@ -14,7 +14,7 @@ def build(
 ) -> RetinaNet:
     """The paper's detector (ResNet-50 as for ImageNet weights) in training mode, channels-last."""
     torch.manual_seed(0)
-    model = RetinaNet(ModelConfig(backbone=backbone or BackboneConfig(), iou_head=iou_head), classes)
+    model = RetinaNet(RetinaNetConfig(backbone=backbone or BackboneConfig(), iou_head=iou_head), classes)
     calm(model.backbone)
     return model.train().to(memory_format=torch.channels_last).to(device)
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from detector.config import BackboneConfig, DataConfig, ModelConfig, OptimConfig
+from detector.config import BackboneConfig, DataConfig, OptimConfig, RetinaNetConfig
 from detector.data.synthetic import generate_shapes
 from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig
 
@@ -16,7 +16,7 @@ def small_spec(folder: Path, *, steps: int, batch_size: int = 8, side_px: int = 
     )
     return ExperimentSpec(
         recipe="benchmark",
-        model=ModelConfig(
+        model=RetinaNetConfig(
             backbone=BackboneConfig(name="resnet18", weights="none"), fpn_channels=64, tower_depth=1, tower_norm="group"
         ),
         optim=OptimConfig(batch_size=batch_size, epochs=1, milestones=(), warmup_steps=2),

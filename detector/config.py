@@ -1,21 +1,30 @@
-"""What a detector is and how it is trained and scored: frozen dataclasses whose defaults are the paper's values.
+"""Configuration of detectors, losses, optimisation, data and scoring; the defaults are the paper's values.
 
-Importing this module imports no torch, so that command lines can show their help at once. Each class checks its own
-values on construction and raises `ConfigError`. Sources: the paper's section 4.1 and MMDetection's defaults of 2019.
+Frozen dataclasses that bring their values to a canonical form and check them on construction (ConfigError). Each field
+belongs to the identity that `runyard.identity` makes hashes, differences and labels from (`fields.identity`). Imports
+no torch, so that command lines can show their help at once. Sources: the paper's section 4.1 and MMDetection's defaults
+of 2019.
 """
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from detector.errors import ConfigError
+from detector.fields import canonicalise, identity
+
+NUMERICS_VERSION = 1
+"""Part of the training identity: raised when a change of the code changes a golden loss."""
+
+IOU_HEAD = "model.iou_head"
+"""Field whose absence makes the baseline: what only concerns the head does not count there."""
 
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x4d", "resnext101_32x8d"]
 
 
 def _require(holds: bool, field_name: str, value: object, expected: str) -> None:
     if not holds:
-        raise ConfigError(f"must be {expected}", field=field_name, value=value)
+        raise ConfigError(f"expected {expected}", field=field_name, value=value)
 
 
 def _require_fraction(field_name: str, value: float) -> None:
@@ -32,7 +41,7 @@ def _require_not_negative(field_name: str, value: float) -> None:
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """The trunk: a torchvision ResNet whose C3, C4 and C5 feed the FPN."""
+    """Backbone: a torchvision ResNet whose C3, C4 and C5 feed the FPN."""
 
     name: BackboneName = "resnet50"
     weights: Literal["imagenet", "none"] = "imagenet"
@@ -45,6 +54,7 @@ class BackboneConfig:
     From scratch nothing is frozen, whatever this says."""
 
     def __post_init__(self) -> None:
+        canonicalise(self, "backbone")
         _require(-1 <= self.frozen_stages <= 4, "backbone.frozen_stages", self.frozen_stages, "from -1 to 4")
 
     @property
@@ -74,6 +84,7 @@ class AnchorConfig:
     Detectron2 and MMDetection 2."""
 
     def __post_init__(self) -> None:
+        canonicalise(self, "anchors")
         _require_positive("anchors.base_size", self.base_size)
         for name, values in (("scales", self.scales), ("aspect_ratios", self.aspect_ratios)):
             _require(len(values) > 0, f"anchors.{name}", values, "a non-empty tuple")
@@ -88,8 +99,10 @@ class AnchorConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """The IoU-aware RetinaNet; `iou_head=False` is the baseline, and nothing else changes with it."""
+class RetinaNetConfig:
+    """IoU-aware RetinaNet; `iou_head=False` is the baseline, and nothing else changes with it."""
+
+    kind: ClassVar[str] = "retinanet"
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
@@ -103,6 +116,7 @@ class ModelConfig:
     """Class score of every anchor at initialisation (bias -log(99))."""
 
     def __post_init__(self) -> None:
+        canonicalise(self, "model")
         _require(self.fpn_channels >= 1, "model.fpn_channels", self.fpn_channels, "at least 1")
         _require(
             self.tower_norm == "none" or self.fpn_channels % 8 == 0,
@@ -111,10 +125,44 @@ class ModelConfig:
         _require(self.tower_depth >= 0, "model.tower_depth", self.tower_depth, "at least 0")
         _require(0 < self.prior_probability < 1, "model.prior_probability", self.prior_probability, "between 0 and 1")
 
+    @property
+    def initial_weights(self) -> Literal["imagenet", "none"]:
+        """Weights that training starts from."""
+        return self.backbone.weights
+
+
+@dataclass(frozen=True)
+class TorchvisionRetinaNetConfig:
+    """torchvision's `retinanet_resnet50_fpn`, with its own anchors, losses and post-processing; no IoU head."""
+
+    kind: ClassVar[str] = "torchvision_retinanet"
+
+    weights: Literal["imagenet", "none"] = "imagenet"
+    """Initial weights of the ResNet-50 backbone; 'none': from scratch."""
+    trainable_layers: int = 3
+    """Trainable backbone layers, counted from the top (0 to 5); all of them from scratch."""
+
+    def __post_init__(self) -> None:
+        canonicalise(self, "model")
+        _require(0 <= self.trainable_layers <= 5, "model.trainable_layers", self.trainable_layers, "from 0 to 5")
+
+    @property
+    def iou_head(self) -> bool:
+        """False: no box has a predicted IoU."""
+        return False
+
+    @property
+    def initial_weights(self) -> Literal["imagenet", "none"]:
+        """Weights that training starts from."""
+        return self.weights
+
+
+DetectorConfig = RetinaNetConfig | TorchvisionRetinaNetConfig
+
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Anchor assignment and Eq. 1 to 4 of the paper."""
+    """Anchor assignment and losses, Eq. 1 to 4 of the paper; for the IoU-aware RetinaNet."""
 
     positive_iou: float = 0.5
     negative_iou: float = 0.4
@@ -124,15 +172,16 @@ class LossConfig:
     focal_gamma: float = 2.0
     smooth_l1_beta: float = 0.11
     box_weight: float = 1.0
-    iou_loss: Literal["bce", "l2", "l1"] = "bce"
-    iou_weight: float = 1.0
-    iou_target_gradient: bool = False
+    iou_loss: Literal["bce", "l2", "l1"] = field(default="bce", metadata=identity("training", only_with=IOU_HEAD))
+    iou_weight: float = field(default=1.0, metadata=identity("training", only_with=IOU_HEAD))
+    iou_target_gradient: bool = field(default=False, metadata=identity("training", only_with=IOU_HEAD))
     """Let the IoU loss back-propagate into its own target, the regressed box (off: the paper's tables)."""
     normaliser: Literal["global", "per_device"] = "global"
     """N = sum over images of max(positives, 1), over the whole global batch (default: the result does not depend on
     the number of workers) or over the images of one device (the paper's code)."""
 
     def __post_init__(self) -> None:
+        canonicalise(self, "loss")
         _require_fraction("loss.positive_iou", self.positive_iou)
         _require_fraction("loss.negative_iou", self.negative_iou)
         _require(self.negative_iou <= self.positive_iou, "loss.negative_iou", self.negative_iou, "<= positive_iou")
@@ -169,6 +218,7 @@ class OptimConfig:
     """'auto': bfloat16 autocast on GPUs that have it, float32 elsewhere."""
 
     def __post_init__(self) -> None:
+        canonicalise(self, "optim")
         _require_positive("optim.learning_rate", self.learning_rate)
         for name in ("reference_batch_size", "batch_size", "epochs"):
             _require(getattr(self, name) >= 1, f"optim.{name}", getattr(self, name), "at least 1")
@@ -189,12 +239,12 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images are used and how they are presented; where they lie is not said here."""
+    """Selection and presentation of the images; `SourceConfig` says where they lie."""
 
     train_split: str = "train"
     """Split name(s): 'train', 'train2017', VOC image sets such as '2007:trainval+2012:trainval'."""
-    val_split: str = "val"
-    classes: tuple[str, ...] | None = None
+    val_split: str = field(default="val", metadata=identity("validation"))
+    classes: tuple[str, ...] | None = field(default=None, metadata=identity("training", "validation"))
     """Class names in label order; None: the data set's own categories that have boxes, by category id."""
     short_side_px: int = 800
     long_side_px: int = 1333
@@ -205,16 +255,17 @@ class DataConfig:
     """Training images with a shorter side are dropped."""
     train_limit: int | None = None
     """Use the first N training images only."""
-    val_limit: int | None = None
-    unusable_images: Literal["error", "skip"] = "error"
-    """What becomes of images that cannot be read or are of another size than annotated: 'error' refuses to start,
+    val_limit: int | None = field(default=None, metadata=identity("validation"))
+    unusable_images: Literal["error", "skip"] = field(default="error", metadata=identity())
+    """Images that cannot be read or are of another size than annotated: 'error' refuses to start,
     'skip' leaves them out of both splits, lists them in the manifest and counts them beside AP (val/skipped_images).
-    No part of the training identity: skipped images are missing from the fingerprint of the data, which is."""
-    max_skipped_fraction: float = 0.01
-    """Of a split's images; where more cannot be used, 'skip' refuses as well. One image may always be skipped, unless
-    this is 0."""
+    Not part of the identity: the data set's fingerprint lacks skipped images."""
+    max_skipped_fraction: float = field(default=0.01, metadata=identity())
+    """Largest skipped share of a split's images; where more cannot be used, 'skip' refuses as well. One image may be
+    skipped unless this is 0."""
 
     def __post_init__(self) -> None:
+        canonicalise(self, "data")
         _require(self.short_side_px >= 1, "data.short_side_px", self.short_side_px, "at least 1")
         _require(self.long_side_px >= self.short_side_px, "data.long_side_px", self.long_side_px, ">= short_side_px")
         _require(self.size_divisor >= 1, "data.size_divisor", self.size_divisor, "at least 1")
@@ -232,9 +283,11 @@ class DataConfig:
 class ScoringConfig:
     """From the network's outputs to at most 100 boxes an image (MMDetection's order of top-k and threshold)."""
 
-    confidence: Literal["alpha", "none", "class"] = "alpha"
+    confidence: Literal["alpha", "none", "class"] = field(
+        default="alpha", metadata=identity("scoring", only_with=IOU_HEAD)
+    )
     """'alpha': S = p^alpha q^(1-alpha), Eq. 5; 'none': p q; 'class': p. Without an IoU head always 'class'."""
-    alpha: float = 0.5
+    alpha: float = field(default=0.5, metadata=identity("scoring", only_with="scoring.confidence=alpha"))
     top_k: int = 1000
     """Anchors kept a level, by their best combined score over the classes."""
     score_threshold: float = 0.05
@@ -242,6 +295,7 @@ class ScoringConfig:
     max_detections: int = 100
 
     def __post_init__(self) -> None:
+        canonicalise(self, "scoring")
         _require_fraction("scoring.alpha", self.alpha)
         _require_fraction("scoring.score_threshold", self.score_threshold)
         _require_fraction("scoring.nms_iou", self.nms_iou)

@@ -11,8 +11,8 @@ from detector.config import (
     BackboneName,
     DataConfig,
     LossConfig,
-    ModelConfig,
     OptimConfig,
+    RetinaNetConfig,
 )
 from runyard.spec import ExperimentSpec, PaperReference, RuntimeConfig, against_recipe
 
@@ -54,7 +54,7 @@ def table1(row: str) -> ExperimentSpec:
     return ExperimentSpec(
         recipe=f"table1-{row}",
         paper=PaperReference(table="Table 1", row=row),
-        model=ModelConfig(backbone=BackboneConfig(name=name), iou_head=head == "iou"),
+        model=RetinaNetConfig(backbone=BackboneConfig(name=name), iou_head=head == "iou"),
         optim=OptimConfig(batch_size=batch_size),
         data=DataConfig(short_side_px=800, long_side_px=1333),
     )
@@ -94,7 +94,7 @@ def _ablation(trained: str) -> ExperimentSpec:
     baseline = trained == "baseline"
     return ExperimentSpec(
         recipe=f"ablation-{trained}",
-        model=ModelConfig(iou_head=not baseline),
+        model=RetinaNetConfig(iou_head=not baseline),
         loss=LossConfig() if baseline else IOU_LOSSES[trained],
         optim=OptimConfig(batch_size=12),
         data=DataConfig(short_side_px=600, long_side_px=1000),
@@ -112,7 +112,7 @@ def table5(row: str) -> ExperimentSpec:
     return ExperimentSpec(
         recipe=f"table5-{row}",
         paper=PaperReference(table="Table 5", row=row),
-        model=ModelConfig(backbone=BackboneConfig(name=BACKBONES[backbone][0]), iou_head=head == "iou"),
+        model=RetinaNetConfig(backbone=BackboneConfig(name=BACKBONES[backbone][0]), iou_head=head == "iou"),
         optim=OptimConfig(batch_size=12),
         data=DataConfig(
             train_split="2007:trainval+2012:trainval", val_split="2007:test", short_side_px=600, long_side_px=1000
@@ -153,7 +153,7 @@ def _made_for_shapes(spec: ExperimentSpec) -> ExperimentSpec:
     small = replace(
         spec,
         recipe=spec.recipe.replace("ablation", "demo"),
-        model=ModelConfig(
+        model=RetinaNetConfig(
             backbone=BackboneConfig(name="resnet18", weights="none"),
             fpn_channels=64,
             tower_depth=1,

@@ -51,12 +51,12 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def make_tiny_spec(tiny_data: Path) -> "Callable[[Path], ExperimentSpec]":
     """The spec of a run in a storage folder; what is tiny about it stands at `tiny_spec`."""
-    from detector.config import BackboneConfig, DataConfig, ModelConfig, OptimConfig
+    from detector.config import BackboneConfig, DataConfig, OptimConfig, RetinaNetConfig
     from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig
 
     return lambda storage: ExperimentSpec(
         recipe="tiny",
-        model=ModelConfig(
+        model=RetinaNetConfig(
             backbone=BackboneConfig(name="resnet18", weights="none"), fpn_channels=8, tower_depth=1, tower_norm="group"
         ),
         optim=OptimConfig(batch_size=4, epochs=2, milestones=(1,), warmup_steps=3),

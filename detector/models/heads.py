@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from detector.config import ModelConfig
+from detector.config import RetinaNetConfig
 from detector.models.fpn import NormName, normalisation
 
 
@@ -37,7 +37,7 @@ class RetinaNetHeads(nn.Module):
     from the last feature of the box tower, which their gradient reaches (the paper's Figure 1).
     """
 
-    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+    def __init__(self, config: RetinaNetConfig, num_classes: int) -> None:
         super().__init__()
         channels, anchors = config.fpn_channels, config.anchors.per_location
         self.num_classes = num_classes

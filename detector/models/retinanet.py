@@ -5,7 +5,7 @@ B images. Images are float RGB, already normalised, zero padded at the right and
 
 from torch import Tensor, nn
 
-from detector.config import ModelConfig
+from detector.config import RetinaNetConfig
 from detector.errors import ConfigError
 from detector.models.anchors import AnchorGenerator
 from detector.models.backbones import build_backbone
@@ -22,7 +22,7 @@ class RetinaNet(nn.Module):
     loaded here: see `backbones.load_imagenet_weights` for `model.backbone`. Frozen parameters do not require gradients.
     """
 
-    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+    def __init__(self, config: RetinaNetConfig, num_classes: int) -> None:
         super().__init__()
         if num_classes < 1:
             raise ConfigError("must be at least 1", field="num_classes", value=num_classes)

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from detector.errors import ConfigError
-from runyard.spec import IDENTITY, ExperimentSpec, flatten, from_dict, to_dict
+from detector.fields import flatten
+from runyard.identity import field_names
+from runyard.spec import ExperimentSpec, from_dict, to_dict
 
 _HASH_LENGTH_IN_IDS = 12
 
@@ -50,8 +52,8 @@ def expand(
         raise ConfigError("must be at least 1", field="seeds", value=seeds)
     axes = dict(axes or {})
     for name, values in axes.items():
-        if name.split(".")[0] not in IDENTITY:
-            raise ConfigError("is no field that changes results", field=name, remedy=f"Vary {', '.join(IDENTITY)}")
+        if name not in field_names(next(iter(rows.values()))):
+            raise ConfigError("is no field that changes results", field=name)
         if not values:
             raise ConfigError("has no values", field=name)
     if seeds > 1:
@@ -96,11 +98,11 @@ def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
 def with_fields(spec: ExperimentSpec, values: Mapping[str, Any]) -> ExperimentSpec:
     """The spec with some fields, by dotted name, set to plain values; ConfigError as `from_dict` raises it."""
     tree = to_dict(spec)
-    fields = [name for name, _ in flatten(tree)]
+    fields = list(flatten(tree))
     for name, value in values.items():
         if name not in fields:
             part = name.rpartition(".")[0]
-            known = [field for field in fields if field.rpartition(".")[0] == part] or IDENTITY
+            known = [field for field in fields if field.rpartition(".")[0] == part] or fields
             raise ConfigError("is no field of an experiment", field=name, remedy=f"Known: {', '.join(known)}")
         *parents, leaf = name.split(".")
         branch = tree

@@ -1,30 +1,44 @@
-"""One experiment as a frozen tree of dataclasses, and the two hashes that say which experiments are the same.
+"""One experiment as a frozen tree of dataclasses. Imports no torch.
 
-The *training hash* covers model, losses, optimisation, training data selection and seed: same hash, same trained
-weights. The *scoring hash* covers validation data selection, confidence, top-k and protocol: same two hashes, same
-numbers. Workers, devices, paths and tracking are in neither. Imports no torch.
+Each field says by its metadata whether it belongs to the weights that training gives, to the images that are evaluated
+or to the way that outputs become numbers (`detector.fields.identity`); `runyard.identity` derives the hashes from that.
+Devices, paths and tracking belong to none of them.
 """
 
-import dataclasses
-import hashlib
-import json
-import sys
-import types
-import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from detector.config import DataConfig, LossConfig, ModelConfig, OptimConfig, ScoringConfig
+from detector import fields
+from detector.config import (
+    DataConfig,
+    LossConfig,
+    OptimConfig,
+    RetinaNetConfig,
+    ScoringConfig,
+)
 from detector.errors import ConfigError
+from detector.fields import canonicalise, identity
+from runyard.identity import changed_fields, evaluation_hash, training_hash, trial_id, validation_hash
 
-IDENTITY = ("model", "loss", "optim", "data", "scoring", "protocol", "seed")
-"""The parts of a spec that change results."""
+MAX_SEED = 2**63 - 1
+
+
+def depends_on_devices(spec: "ExperimentSpec") -> bool:
+    """Whether the trained weights depend on how a step's images are shared out over workers and micro-batches."""
+    model = spec.model
+    batch_norm = isinstance(model, RetinaNetConfig) and model.backbone.resolved_norm == "batch"
+    return batch_norm or spec.loss.normaliser == "per_device"
+
+
+def starts_from_weights(spec: "ExperimentSpec") -> bool:
+    """Whether training starts from weights rather than from random numbers."""
+    return spec.model.initial_weights != "none"
 
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """Where the data lie."""
+    """Places of the data set and of the initial weights."""
 
     data: Path | None = None
     """Folder of the data set."""
@@ -36,30 +50,35 @@ class SourceConfig:
     val_images: Path | None = None
     weights_file: Path | None = None
     """Local file of ImageNet weights (.pth or .safetensors) for machines without a network."""
+    weights_digest: str | None = field(default=None, metadata=identity("training", only_with=starts_from_weights))
+    """SHA-256 of the tensors in `weights_file`, filled in when a run is planned; None for the published weights."""
+
+    def __post_init__(self) -> None:
+        canonicalise(self, "source")
 
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """How and where the experiment runs; changes no result beyond floating-point rounding."""
+    """Place and manner of running; changes no result beyond floating-point rounding unless a field says so."""
 
     storage: Path | None = None
     """Folder of all runs; on a cluster it must be shared by all nodes. None: ./runs (inside a job: a printed one)."""
     name: str | None = None
     """Name of the run's folder. None: recipe, data set and training hash."""
-    workers: int = 1
-    """Training processes."""
+    workers: int = field(default=1, metadata=identity("training", only_with=depends_on_devices))
+    """Training processes. They change results with loss.normaliser 'per_device' and backbone.norm 'batch' only."""
     min_workers: int | None = None
     """Ray only: go on with as few while nodes are missing, and with more again when they come; same images a step, same
     learning rate. None: always `workers`."""
     gpus_per_worker: int | None = None
     """None: one where the cluster (or this machine) has GPUs, else none."""
     cpus_per_worker: int = 1
-    accumulation: int = 1
-    """Micro-batches a step and worker; the global batch stays as the spec says."""
+    accumulation: int = field(default=1, metadata=identity("training", only_with=depends_on_devices))
+    """Micro-batches a step and worker; the global batch stays as the spec says. They change results as workers do."""
     loader_workers: int = 0
     """Image loading processes of each worker; 0 loads in the training process."""
     check_images: bool = True
-    """Decode every image once before the start. What was found sound is remembered in the storage folder."""
+    """Decode every image once before the start. Verified images are remembered in the storage folder."""
     channels_last: bool = True
     compile: bool = False
     """torch.compile the network: pays on long GPU runs."""
@@ -79,8 +98,10 @@ class RuntimeConfig:
     """MLflow experiment."""
 
     def __post_init__(self) -> None:
+        canonicalise(self, "runtime")
         for name, least in (
             ("workers", 1),
+            ("gpus_per_worker", 0),
             ("cpus_per_worker", 1),
             ("accumulation", 1),
             ("loader_workers", 0),
@@ -91,159 +112,95 @@ class RuntimeConfig:
             ("max_failures", 0),
         ):
             value = getattr(self, name)
-            if value < least:
-                raise ConfigError(f"must be at least {least}", field=f"runtime.{name}", value=value)
+            if value is not None and value < least:
+                raise ConfigError(f"expected at least {least}", field=f"runtime.{name}", value=value)
         if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
-            raise ConfigError("must be 1 to runtime.workers", field="runtime.min_workers", value=self.min_workers)
-        if self.collective_timeout_s <= 0:
-            raise ConfigError("must be above 0", field="runtime.collective_timeout_s", value=self.collective_timeout_s)
+            raise ConfigError("expected 1 to runtime.workers", field="runtime.min_workers", value=self.min_workers)
+        if not self.collective_timeout_s > 0:
+            raise ConfigError("expected above 0", field="runtime.collective_timeout_s", value=self.collective_timeout_s)
+        for name in ("name", "experiment", "tracking_uri"):
+            if getattr(self, name) == "":
+                raise ConfigError("expected a text that is not empty", field=f"runtime.{name}")
+        if self.storage is not None and str(self.storage) in ("", "."):
+            raise ConfigError("expected the path of a folder", field="runtime.storage", value=str(self.storage))
 
 
 @dataclass(frozen=True)
 class PaperReference:
-    """The row of the paper that an experiment reproduces."""
+    """Row of the paper that an experiment reproduces."""
 
     table: str = ""
     row: str = ""
     changed: tuple[str, ...] = ()
-    """The fields in which the experiment differs from the recipe of that row, and so from the paper."""
+    """Fields in which the experiment differs from the recipe of that row, and so from the paper."""
 
 
 @dataclass(frozen=True)
 class ExperimentSpec:
-    """Everything that defines a run."""
+    """Everything that defines a run and its evaluation."""
 
     recipe: str = "experiment"
     paper: PaperReference = field(default_factory=PaperReference)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    scoring: ScoringConfig = field(default_factory=ScoringConfig)
-    protocol: Literal["coco", "voc"] = "coco"
-    """What is reported: COCO metrics, or these and VOC's 11-point and area AP."""
-    seed: int = 0
+    model: RetinaNetConfig = field(default_factory=RetinaNetConfig, metadata=identity("training"))
+    loss: LossConfig = field(default_factory=LossConfig, metadata=identity("training"))
+    optim: OptimConfig = field(default_factory=OptimConfig, metadata=identity("training"))
+    data: DataConfig = field(default_factory=DataConfig, metadata=identity("training"))
+    scoring: ScoringConfig = field(default_factory=ScoringConfig, metadata=identity("scoring"))
+    protocol: Literal["coco", "voc"] = field(default="coco", metadata=identity("scoring"))
+    """COCO metrics, or these and VOC's 11-point and area AP."""
+    seed: int = field(default=0, metadata=identity("training"))
     source: SourceConfig = field(default_factory=SourceConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def __post_init__(self) -> None:
+        canonicalise(self, "spec")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ConfigError(f"expected a number from 0 to {MAX_SEED}", field="seed", value=self.seed)
+        if not isinstance(self.model, RetinaNetConfig) and self.loss != LossConfig():
+            raise ConfigError(
+                f"'{self.model.kind}' has losses of its own", field="loss", remedy="Leave the options of `loss` out"
+            )
+        if depends_on_devices(self) and self.runtime.min_workers is not None:
+            raise ConfigError(
+                "an elastic number of workers would change the results of loss.normaliser 'per_device' and of "
+                "backbone.norm 'batch'",
+                field="runtime.min_workers",
+                value=self.runtime.min_workers,
+                remedy="Leave it out",
+            )
 
     @property
     def training_hash(self) -> str:
         """16 hexadecimal digits that name the trained weights."""
-        tree = to_dict(self)
-        content = {key: tree[key] for key in ("model", "loss", "optim", "data", "seed")}
-        for key in ("val_split", "val_limit", "unusable_images", "max_skipped_fraction"):
-            del content["data"][key]
-        if not self.model.iou_head:  # what only concerns the absent head does not make another baseline
-            for key in ("iou_loss", "iou_weight", "iou_target_gradient"):
-                del content["loss"][key]
-        return digest(content)
+        return training_hash(self)
 
     @property
     def validation_hash(self) -> str:
-        """16 hexadecimal digits that name the selection of validation images."""
-        data = to_dict(self.data)
-        return digest({key: data[key] for key in ("val_split", "val_limit", "classes")})
+        """16 hexadecimal digits that name the selection of evaluated images."""
+        return validation_hash(self)
 
     @property
     def scoring_hash(self) -> str:
-        """16 hexadecimal digits that name how a trained model is turned into numbers."""
-        tree = to_dict(self)
-        scoring = tree["scoring"]
-        if not self.model.iou_head:
-            scoring["confidence"] = "class"
-        if scoring["confidence"] != "alpha":
-            del scoring["alpha"]
-        val = {key: tree["data"][key] for key in ("val_split", "val_limit", "classes", "short_side_px", "long_side_px")}
-        return digest({"scoring": scoring, "protocol": self.protocol, "val": val})
+        """16 hexadecimal digits that name the evaluated images and the way outputs become numbers."""
+        return evaluation_hash(self)
+
+    @property
+    def trial_id(self) -> str:
+        """Training and evaluation hash, shortened."""
+        return trial_id(self)
 
 
 def to_dict(value: Any) -> Any:
-    """The plain JSON form of a spec or of any part of it."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, tuple):
-        return [to_dict(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    """Plain JSON form of a spec or of any part of it."""
+    return fields.to_dict(value)
 
 
 def from_dict(tree: object, kind: type = ExperimentSpec, *, where: str = "spec") -> Any:
-    """The inverse of `to_dict`.
-
-    Raises ConfigError for an unknown key, a value of another type or one outside its range; absent keys keep their
-    defaults.
-    """
-    if not isinstance(tree, dict):
-        raise ConfigError("must be a mapping", field=where, value=tree)
-    known = {f.name for f in dataclasses.fields(kind)}
-    unknown = sorted(str(key) for key in tree if key not in known)
-    if unknown:
-        raise ConfigError(
-            "unknown key", field=f"{where}.{unknown[0]}", remedy=f"Known keys: {', '.join(sorted(known))}"
-        )
-    hints = typing.get_type_hints(kind)
-    return kind(**{key: _convert(value, hints[key], f"{where}.{key}") for key, value in tree.items()})
-
-
-def differences(old: ExperimentSpec, new: ExperimentSpec) -> list[str]:
-    """The fields of the training identity in which two specs differ, as 'model.iou_head: True -> False'."""
-    return [
-        f"{name}: {before!r} -> {after!r}"
-        for (name, before), (_, after) in zip(flatten(to_dict(old)), flatten(to_dict(new)), strict=True)
-        if before != after and name.split(".")[0] in ("model", "loss", "optim", "data", "seed")
-    ]
-
-
-def changed_fields(before: ExperimentSpec, after: ExperimentSpec) -> dict[str, Any]:
-    """The fields that change results and differ, by dotted name, with their new plain values."""
-    old, new = dict(flatten(to_dict(before))), dict(flatten(to_dict(after)))
-    return {name: new[name] for name in new if name.split(".")[0] in IDENTITY and old[name] != new[name]}
+    """Inverse of `to_dict`; ConfigError for an unknown key, a value of another type or one outside its range."""
+    return fields.from_dict(tree, kind, where=where)
 
 
 def against_recipe(spec: ExperimentSpec, recipe: ExperimentSpec) -> ExperimentSpec:
     """The spec, saying in which fields besides the seed it differs from the recipe of the paper's row."""
     changed = tuple(name for name in changed_fields(recipe, spec) if name != "seed")
-    return dataclasses.replace(spec, paper=dataclasses.replace(spec.paper, changed=changed))
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """The leaves of a nested dictionary with dotted names, in order."""
-    leaves: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            leaves += flatten(value, f"{prefix}{key}.")
-        else:
-            leaves.append((f"{prefix}{key}", value))
-    return leaves
-
-
-def digest(content: dict[str, Any]) -> str:
-    """16 hexadecimal digits that name a plain value."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _convert(value: Any, hint: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return from_dict(value, typing.cast(type, hint), where=where)
-    if origin is Literal:
-        if value not in arguments:
-            raise ConfigError(f"must be one of {', '.join(map(repr, arguments))}", field=where, value=value)
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        (inner,) = [argument for argument in arguments if argument is not type(None)]
-        return _convert(value, inner, where)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError("must be a list", field=where, value=value)
-        return tuple(_convert(item, arguments[0], f"{where}[{i}]") for i, item in enumerate(value))
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        if abs(value) > sys.float_info.max:  # JSON's integers have no limit
-            raise ConfigError("is too large for a number", field=where, value=value)
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"must be of type {hint.__name__}", field=where, value=value)
-    return value
+    return replace(spec, paper=replace(spec.paper, changed=changed))

@@ -114,7 +114,7 @@ def test_the_three_source_folders_are_found():
         ("detector/boxes.py", "from . import errors\n", "detector.boxes imports detector"),
         (
             "detector/data/formats/coco.py",
-            "from .. import losses\n",
+            "from ...models import losses\n",
             "detector.data.formats.coco reaches detector.models.losses",
         ),
         ("detector/evaluation/ap.py", "import detector.middle\n", "detector.evaluation.ap reaches detector.models.fpn"),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from detector.config import BackboneConfig, DataConfig, LossConfig, ModelConfig, OptimConfig
+from detector.config import BackboneConfig, DataConfig, LossConfig, OptimConfig, RetinaNetConfig
 from detector.data.batching import Batch
 from detector.data.formats.layouts import open_dataset
 from detector.data.loaders import make_train_loader
@@ -18,7 +18,7 @@ from detector.engine import TrainingEngine
 from detector.models.retinanet import RetinaNet
 from detector.optim import build_optimizer
 
-MODEL = ModelConfig(
+MODEL = RetinaNetConfig(
     backbone=BackboneConfig(name="resnet18", weights="none"), fpn_channels=8, tower_depth=1, tower_norm="group"
 )
 DATA = DataConfig(short_side_px=64, long_side_px=64, min_image_side_px=8, train_limit=7)

@@ -8,7 +8,7 @@ import pytest
 from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
 
-from detector.config import BackboneConfig, DataConfig, ModelConfig, OptimConfig
+from detector.config import BackboneConfig, DataConfig, OptimConfig, RetinaNetConfig
 from detector.data.synthetic import generate_shapes
 from detector.errors import DatasetError
 from runyard.driver.experiment import RunOutcome, run_experiment
@@ -40,7 +40,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> ExperimentSpec:
     data = generate_shapes(folder / "shapes", train_images=13, val_images=21, image_size=64, seed=0)
     return ExperimentSpec(
         recipe="tiny",
-        model=ModelConfig(
+        model=RetinaNetConfig(
             backbone=BackboneConfig(name="resnet18", weights="none"), fpn_channels=16, tower_depth=1, tower_norm="group"
         ),
         optim=OptimConfig(batch_size=4, epochs=1, milestones=(), warmup_steps=2),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.config import BackboneConfig, DataConfig, ModelConfig, OptimConfig
+from detector.config import BackboneConfig, DataConfig, OptimConfig, RetinaNetConfig
 from runyard.driver.experiment import run_experiment
 from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig
 from runyard.tracking.journal import effective_metrics
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIME_ENV = {"env_vars": {"PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}"}}
 
-MODEL = ModelConfig(
+MODEL = RetinaNetConfig(
     backbone=BackboneConfig(name="resnet18", weights="none"), fpn_channels=64, tower_depth=1, tower_norm="group"
 )
 

@@ -18,7 +18,7 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.image_list import ImageList
 
-from detector.config import AnchorConfig, BackboneConfig, LossConfig, ModelConfig
+from detector.config import AnchorConfig, BackboneConfig, LossConfig, RetinaNetConfig
 from detector.models.anchors import AnchorGenerator
 from detector.models.box_coder import LARGEST_LOG_RATIO, decode, encode
 from detector.models.heads import HeadOutputs
@@ -52,7 +52,7 @@ def theirs() -> Any:
 @pytest.fixture(scope="module")
 def ours(theirs: Any) -> RetinaNet:
     """Our detector with torchvision's weights; the IoU head keeps its own."""
-    config = ModelConfig(
+    config = RetinaNetConfig(
         backbone=BackboneConfig(weights="none", norm="frozen_statistics"), anchors=AnchorConfig(centre_offset=0.0)
     )
     with pytest.warns(UserWarning, match="normalises nothing"):

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.config import LossConfig, ModelConfig, ScoringConfig
+from detector.config import LossConfig, RetinaNetConfig, ScoringConfig
 from detector.errors import ConfigError
 from runyard.grid import by_training, expand, parse_axis, with_fields
-from runyard.spec import ExperimentSpec, RuntimeConfig, changed_fields
+from runyard.identity import changed_fields
+from runyard.spec import ExperimentSpec, RuntimeConfig
 
-BASELINE = ExperimentSpec(recipe="baseline", model=ModelConfig(iou_head=False))
+BASELINE = ExperimentSpec(recipe="baseline", model=RetinaNetConfig(iou_head=False))
 IOU = ExperimentSpec(recipe="iou")
 
 
@@ -61,14 +62,14 @@ def test_an_axis_that_concerns_the_absent_head_leaves_one_baseline() -> None:
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
-        ({"iou": IOU}, {"axes": {"loss.iou_los": ["bce"]}}, "loss.iou_los: is no field of an experiment"),
-        ({"iou": IOU}, {"axes": {"loss": ["bce"]}}, "loss: is no field of an experiment"),
-        ({"iou": IOU}, {"axes": {"seed.x": [1]}}, "seed.x: is no field of an experiment"),
+        ({"iou": IOU}, {"axes": {"loss.iou_los": ["bce"]}}, "loss.iou_los: unknown key|unknown field"),
+        ({"iou": IOU}, {"axes": {"loss": ["bce"]}}, "loss: unknown key|unknown field"),
+        ({"iou": IOU}, {"axes": {"seed.x": [1]}}, "seed.x: unknown key|unknown field"),
         ({"iou": IOU}, {"axes": {"runtime.workers": [1]}}, "is no field that changes results"),
-        ({"iou": IOU}, {"axes": {"scoring.alpha": [0.5, 1.5]}}, r"scoring.alpha: must be a number from 0 to 1"),
+        ({"iou": IOU}, {"axes": {"scoring.alpha": [0.5, 1.5]}}, r"scoring.alpha: expected a number from 0 to 1"),
         ({"iou": IOU}, {"axes": {"scoring.alpha": [float("nan")]}}, "scoring.alpha"),
-        ({"iou": IOU}, {"axes": {"scoring.alpha": ["high"]}}, "must be of type float"),
-        ({"iou": IOU}, {"axes": {"loss.iou_loss": ["huber"]}}, "must be one of"),
+        ({"iou": IOU}, {"axes": {"scoring.alpha": ["high"]}}, "expected a value of type float"),
+        ({"iou": IOU}, {"axes": {"loss.iou_loss": ["huber"]}}, "expected one of"),
         ({"iou": IOU}, {"axes": {"scoring.alpha": []}}, "has no values"),
         ({"iou": IOU}, {"seeds": 0}, "seeds: must be at least 1"),
         ({"iou": IOU}, {"seeds": 2, "axes": {"seed": [7]}}, "seed: is given twice"),

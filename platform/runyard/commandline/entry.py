@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 import tyro
 
-from detector.config import DataConfig, LossConfig, ModelConfig, OptimConfig, ScoringConfig
+from detector.config import DataConfig, LossConfig, OptimConfig, RetinaNetConfig, ScoringConfig
 from detector.errors import ConfigError, InputError
 from runyard.failures import NonFiniteLossError, Terminated, TrainingError
 from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig, against_recipe, to_dict
@@ -29,7 +29,7 @@ class CommonOptions:
 
     source: Annotated[SourceConfig, _FLAT] = field(default_factory=SourceConfig)
     runtime: Annotated[RuntimeConfig, _FLAT] = field(default_factory=RuntimeConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: RetinaNetConfig = field(default_factory=RetinaNetConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -12,7 +12,8 @@ import tyro
 from detector.errors import ConfigError
 from runyard.commandline.entry import CommonOptions, describe, estimated_gpu_hours
 from runyard.grid import Trial, by_training, expand, parse_axis, with_fields
-from runyard.spec import ExperimentSpec, against_recipe, changed_fields, digest, to_dict
+from runyard.identity import changed_fields, digest
+from runyard.spec import ExperimentSpec, against_recipe, to_dict
 
 if TYPE_CHECKING:
     from runyard.paper import PaperTable

@@ -18,6 +18,7 @@ from runyard.driver.plan import Cell, OpenedData, Plan, make_plan
 from runyard.driver.sweep_progress import SweepProgress
 from runyard.driver.tracked import SweepTracking
 from runyard.grid import Trial
+from runyard.identity import differences
 from runyard.paper import PaperTable
 from runyard.reports.report import Report, report
 from runyard.runs.attempt import Launcher, only_process
@@ -25,7 +26,7 @@ from runyard.runs.folder import RunFolder, SweepFolder
 from runyard.runs.manifest import without_secrets
 from runyard.runs.prepare import dataset_name, storage_folder
 from runyard.scoring.results import SweepResult, TrialResult, load_sweep, read_metrics, together, write_trials
-from runyard.spec import ExperimentSpec, differences
+from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import RunStatus
 from runyard.tracking.stores import resolve_tracking_uri
 

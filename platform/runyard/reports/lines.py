@@ -14,11 +14,12 @@ import numpy as np
 from detector.data.cache import load_dataset
 from detector.data.samples import Dataset
 from detector.evaluation.bootstrap import METRICS, Interval, mean_difference
+from runyard.identity import baseline_setting_of, digest
 from runyard.paper import ImageSet
 from runyard.reports.render import Spread
 from runyard.reports.resampling import ResampledAP
 from runyard.scoring.results import TrialResult
-from runyard.spec import ExperimentSpec, digest, to_dict
+from runyard.spec import ExperimentSpec, to_dict
 
 Resampled = Mapping[str, ResampledAP]
 """By the results' ids."""
@@ -135,11 +136,5 @@ def gains_of(line: Line, baseline: Line, columns: Sequence[str], resampled: Resa
 
 
 def setting_of(spec: ExperimentSpec) -> str:
-    """All that a baseline must share: everything but the seed, the IoU head, its loss, and how its output is used."""
-    tree = to_dict(spec)
-    del tree["model"]["iou_head"]
-    for name in ("iou_loss", "iou_weight", "iou_target_gradient"):
-        del tree["loss"][name]
-    for name in ("confidence", "alpha"):
-        del tree["scoring"][name]
-    return digest({key: tree[key] for key in ("model", "loss", "optim", "data", "scoring", "protocol")})
+    """Key of all that a baseline must share."""
+    return digest(baseline_setting_of(spec))

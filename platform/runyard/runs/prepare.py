@@ -19,10 +19,11 @@ from detector.data.fingerprint import fingerprint
 from detector.data.formats.layouts import open_splits
 from detector.data.samples import Dataset
 from detector.errors import ConfigError
+from runyard.identity import differences
 from runyard.runs.folder import RunFolder, atomic_write_bytes, atomic_write_json, run_name, safe_name
 from runyard.runs.image_check import check_splits, require_usable
 from runyard.runs.manifest import build_manifest, without_secrets
-from runyard.spec import ExperimentSpec, differences, from_dict, to_dict
+from runyard.spec import ExperimentSpec, from_dict, to_dict
 
 _EVALUATED_ON = "validation_fingerprints"
 

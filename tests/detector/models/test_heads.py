@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from detector.config import ModelConfig
+from detector.config import RetinaNetConfig
 from detector.models.heads import HeadOutputs, RetinaNetHeads
 
 
 def small(*, iou_head: bool = True, tower_depth: int = 1, classes: int = 5) -> RetinaNetHeads:
-    return RetinaNetHeads(ModelConfig(fpn_channels=16, tower_depth=tower_depth, iou_head=iou_head), classes)
+    return RetinaNetHeads(RetinaNetConfig(fpn_channels=16, tower_depth=tower_depth, iou_head=iou_head), classes)
 
 
 def pyramid(channels: int = 16) -> list[torch.Tensor]:
@@ -21,17 +21,17 @@ def pyramid(channels: int = 16) -> list[torch.Tensor]:
 
 def test_iou_head_has_20745_parameters_and_is_all_that_differs() -> None:
     def count(iou_head: bool) -> int:
-        return sum(p.numel() for p in RetinaNetHeads(ModelConfig(iou_head=iou_head), 80).parameters())
+        return sum(p.numel() for p in RetinaNetHeads(RetinaNetConfig(iou_head=iou_head), 80).parameters())
 
     assert count(True) - count(False) == 20_745
-    heads = RetinaNetHeads(ModelConfig(), 80)
+    heads = RetinaNetHeads(RetinaNetConfig(), 80)
     assert heads.iou_logits is not None
     assert tuple(heads.iou_logits.weight.shape) == (9, 256, 3, 3)
 
 
 def test_initialisation() -> None:
     torch.manual_seed(0)
-    heads = RetinaNetHeads(ModelConfig(), 80)
+    heads = RetinaNetHeads(RetinaNetConfig(), 80)
     convolutions = [module for module in heads.modules() if isinstance(module, nn.Conv2d)]
     assert len(convolutions) == 4 + 4 + 3
     for convolution in convolutions:
@@ -103,7 +103,7 @@ def test_iou_gradient_reaches_the_box_tower_and_not_the_class_tower() -> None:
 
 
 def test_group_norm_towers() -> None:
-    heads = RetinaNetHeads(ModelConfig(fpn_channels=48, tower_depth=2, tower_norm="group"), 5)
+    heads = RetinaNetHeads(RetinaNetConfig(fpn_channels=48, tower_depth=2, tower_norm="group"), 5)
     norms = [module for module in heads.modules() if isinstance(module, nn.GroupNorm)]
     assert [norm.num_groups for norm in norms] == [6] * 4
     assert heads(pyramid(48)).cls_logits[0].shape == (2, 216, 5)

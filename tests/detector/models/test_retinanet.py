@@ -6,12 +6,12 @@ import dataclasses
 import pytest
 import torch
 
-from detector.config import BackboneConfig, LossConfig, ModelConfig
+from detector.config import BackboneConfig, LossConfig, RetinaNetConfig
 from detector.errors import ConfigError
 from detector.models.losses import detection_losses
 from detector.models.retinanet import RetinaNet
 
-SCRATCH = ModelConfig(
+SCRATCH = RetinaNetConfig(
     backbone=BackboneConfig(name="resnet18", weights="none"), fpn_channels=32, tower_depth=1, tower_norm="group"
 )
 FINE_TUNED = dataclasses.replace(SCRATCH, backbone=BackboneConfig(name="resnet18"), tower_norm="none")
@@ -55,7 +55,7 @@ def test_same_seed_same_weights_other_seed_others() -> None:
 
 def test_initial_class_scores_are_the_prior() -> None:
     torch.manual_seed(0)
-    model = RetinaNet(ModelConfig(backbone=BackboneConfig(name="resnet18", weights="none")), 3).eval()
+    model = RetinaNet(RetinaNetConfig(backbone=BackboneConfig(name="resnet18", weights="none")), 3).eval()
     with torch.no_grad():
         scores = torch.cat(model(torch.rand(1, 3, 64, 64)).cls_logits, dim=1).sigmoid()
     torch.testing.assert_close(scores, torch.full_like(scores, 0.01), rtol=0.2, atol=0)
@@ -97,7 +97,7 @@ def test_channels_last_gives_the_same_outputs() -> None:
 
 
 @pytest.mark.parametrize("config", [SCRATCH, FINE_TUNED])
-def test_a_few_steps_lower_the_loss_and_every_trainable_parameter_gets_a_gradient(config: ModelConfig) -> None:
+def test_a_few_steps_lower_the_loss_and_every_trainable_parameter_gets_a_gradient(config: RetinaNetConfig) -> None:
     torch.manual_seed(0)
     model = RetinaNet(config, 3).train()
     images = torch.rand(2, 3, 64, 64)

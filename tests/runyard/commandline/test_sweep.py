@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.config import ModelConfig, ScoringConfig
+from detector.config import RetinaNetConfig, ScoringConfig
 from detector.errors import ConfigError
 from runyard.commandline import existing
 from runyard.commandline import sweep as command
@@ -19,7 +19,7 @@ ROWS = ("baseline", "none", "0.5")
 
 def recipe(row: str) -> ExperimentSpec:
     if row == "baseline":
-        return ExperimentSpec(recipe="baseline", model=ModelConfig(iou_head=False))
+        return ExperimentSpec(recipe="baseline", model=RetinaNetConfig(iou_head=False))
     scoring = ScoringConfig(confidence="none") if row == "none" else ScoringConfig(alpha=float(row))
     return ExperimentSpec(recipe="iou", scoring=scoring)
 
@@ -73,7 +73,7 @@ def test_smoke_makes_every_row_tiny() -> None:
     [
         (("--rows", "l3"), "rows: is no row of this table"),
         (("--scoring.alpha", "0.3", "--vary", "scoring.confidence=alpha"), "are the same trial"),
-        (("--vary", "scoring.alpha=0.5,1.01"), "scoring.alpha: must be a number from 0 to 1"),
+        (("--vary", "scoring.alpha=0.5,1.01"), "scoring.alpha: expected a number from 0 to 1"),
         (("--vary", "scoring.alhpa=0.5"), "scoring.alhpa: is no field"),
         (("--vary", "seed=1", "--vary", "seed=2"), "vary: names a field twice"),
     ],

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from detector.checkpoint import load_checkpoint, save_checkpoint
-from detector.config import BackboneConfig, DataConfig, ModelConfig, OptimConfig, ScoringConfig
+from detector.config import BackboneConfig, DataConfig, OptimConfig, RetinaNetConfig, ScoringConfig
 from detector.data.cache import load_dataset, save_dataset
 from detector.data.formats.layouts import open_dataset
 from detector.data.loaders import make_train_loader
@@ -79,7 +79,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     shapes = generate_shapes(folder / "shapes", train_images=24, val_images=9, image_size=96, seed=1)
     spec = ExperimentSpec(
-        model=ModelConfig(
+        model=RetinaNetConfig(
             backbone=BackboneConfig(name="resnet18", weights="none"),
             fpn_channels=16,
             tower_depth=1,
