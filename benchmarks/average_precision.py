@@ -135,7 +135,7 @@ def made_up_results(images: int, per_image: int, seed: int = 0) -> tuple[Dataset
         categories=tuple(Category(label + 1, f"class {label}") for label in range(CLASSES)),
         image_paths=tuple(Path(f"{number}.jpg") for number in range(images)),
         image_ids=tuple(range(1, images + 1)),
-        image_sizes=np.tile(np.array([[640, 480]], dtype=np.int64), (images, 1)),
+        image_sizes=np.tile(np.array([[480, 640]], dtype=np.int64), (images, 1)),
         offsets=offsets,
         boxes_xywh=boxes,
         labels=labels,

@@ -26,8 +26,8 @@ from detector.rescoring.store import CandidateWriter, publish_store
 from runyard.scoring.rescore import score_one
 
 IMAGES = 5000
-_ORIGINAL = (640, 384)
-"""Width and height of the image files; resized they are 800 x 1333."""
+_ORIGINAL = (384, 640)
+"""Height and width of the image files; resized they are 800 x 1333."""
 _MIB = 2**20
 
 
@@ -122,7 +122,7 @@ def _varied(found: Survivors, size: tuple[int, int], generator: torch.Generator)
 
 def _dataset(folder: Path, images: int, size: tuple[int, int], truths: list[tuple[np.ndarray, np.ndarray]]) -> Dataset:
     """The objects as ground truth, in the frame of the image files."""
-    scale = np.array([_ORIGINAL[0] / size[1], _ORIGINAL[1] / size[0]] * 2)
+    scale = np.array([_ORIGINAL[1] / size[1], _ORIGINAL[0] / size[0]] * 2)
     chosen = [truths[image % len(truths)] for image in range(images)]
     corners = np.concatenate([boxes for boxes, _ in chosen]) * scale
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.data.box_geometry import clip_corners, corners_from_xywh
+
 
 @dataclass(frozen=True)
 class BoxCounts:
@@ -27,11 +29,12 @@ class BoxCounts:
 
 
 def count_boxes(boxes_xywh: NDArray[np.float64], sizes: NDArray[np.int64]) -> BoxCounts:
-    """Counts over (K, 4) x, y, width, height boxes, given each one's (K, 2) image width and height; K may be 0."""
-    low, high = boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]
+    """Counts over (K, 4) x, y, width, height boxes, given each one's (K, 2) image height and width; K may be 0."""
+    corners = corners_from_xywh(boxes_xywh)
+    clipped = clip_corners(corners, sizes)
     has_area = (boxes_xywh[:, 2:] > 0).all(axis=1)
-    touches = (np.minimum(high, sizes) > np.maximum(low, 0)).all(axis=1)
-    within = ((low >= 0) & (high <= sizes)).all(axis=1)
+    touches = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+    within = (clipped == corners).all(axis=1)
     return BoxCounts(
         zero_size=int((~has_area).sum()),
         outside=int((has_area & ~touches).sum()),

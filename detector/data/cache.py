@@ -16,11 +16,14 @@ from detector.files import atomic_file
 
 _ARRAYS = ("image_sizes", "offsets", "boxes_xywh", "labels", "areas", "is_crowd", "is_difficult")
 _TEXT = "text"
+_VERSION = 2
+"""Raised where the columns change: 2 has image sizes as height, width (1 had width, height and stated no version)."""
 
 
 def save_dataset(dataset: Dataset, path: Path) -> None:
     """Writes the data set to `path`, whole or not at all; an earlier file is replaced. OSErrors are passed on."""
     text = {
+        "version": _VERSION,
         "name": dataset.name,
         "categories": [[category.id, category.name] for category in dataset.categories],
         "image_paths": [str(image) for image in dataset.image_paths],
@@ -28,7 +31,8 @@ def save_dataset(dataset: Dataset, path: Path) -> None:
         "box_convention": dataset.box_convention,
         "skipped": [[str(image.path), image.reason] for image in dataset.skipped],
     }
-    assert {*text, *_ARRAYS} == {field.name for field in fields(Dataset)}, "a new member of Dataset must be stored"
+    stored = {*text, *_ARRAYS} - {"version"}
+    assert stored == {field.name for field in fields(Dataset)}, "a new member of Dataset must be stored"
     content = {name: getattr(dataset, name) for name in _ARRAYS}
     content[_TEXT] = np.frombuffer(json.dumps(text).encode("ascii"), dtype=np.uint8)
     with atomic_file(path) as file:
@@ -55,14 +59,15 @@ def _parse(content: bytes) -> Dataset:
     with np.load(io.BytesIO(content), allow_pickle=False) as members:
         arrays = {name: members[name] for name in _ARRAYS}
         text = json.loads(members[_TEXT].tobytes())
+    if (version := text.get("version", 1)) != _VERSION:
+        raise ValueError(f"expected columns of version {_VERSION}, found version {version!r}")
     dataset = Dataset(
         name=text["name"],
         categories=tuple(Category(id, name) for id, name in text["categories"]),
         image_paths=tuple(map(Path, text["image_paths"])),
         image_ids=tuple(text["image_ids"]),
         box_convention=text["box_convention"],
-        # Files of runs from before images could be skipped lack it.
-        skipped=tuple(UnusableImage(Path(path), reason) for path, reason in text.get("skipped", ())),
+        skipped=tuple(UnusableImage(Path(path), reason) for path, reason in text["skipped"]),
         **arrays,
     )
     _check(dataset)

@@ -39,13 +39,7 @@ def trainable_images(dataset: Dataset, config: DataConfig) -> Indices:
     Images without a box that `Dataset.training_boxes` returns or with a side below `min_image_side_px` are left out;
     then the first `train_limit` are taken. Raises `DatasetError` where none is left.
     """
-    image_of_row = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets))
-    sizes = dataset.image_sizes[image_of_row]
-    first = dataset.boxes_xywh[:, :2]
-    second = first + dataset.boxes_xywh[:, 2:]
-    filled = ((np.clip(second, 0, sizes) - np.clip(first, 0, sizes)) >= 1).all(axis=1)
-    usable = filled & ~dataset.is_crowd & ~dataset.is_difficult
-    has_box = np.bincount(image_of_row[usable], minlength=len(dataset)) > 0
+    has_box = np.bincount(dataset.image_of_row[dataset.is_trainable], minlength=len(dataset)) > 0
     large_enough = dataset.image_sizes.min(axis=1) >= config.min_image_side_px
     images = np.flatnonzero(has_box & large_enough).astype(np.int64)
     if len(images) == 0:
@@ -60,7 +54,7 @@ def trainable_images(dataset: Dataset, config: DataConfig) -> Indices:
 
 def aspect_groups(dataset: Dataset, images: Indices, config: DataConfig) -> NDArray[np.bool_]:
     """(n,) True for images wider than high (MMDetection's two groups); all False with grouping switched off."""
-    width, height = dataset.image_sizes[images].T
+    height, width = dataset.image_sizes[images].T
     return (width > height) & config.group_by_aspect_ratio
 
 
@@ -168,11 +162,11 @@ def evaluation_batches(image_sizes: Indices, config: DataConfig, batch_size: int
     shows at once. No images give no batches.
 
     Args:
-        image_sizes: (N, 2) width, height (`Dataset.image_sizes`).
+        image_sizes: (N, 2) height, width (`Dataset.image_sizes`).
     """
     by_shape: dict[tuple[int, int], list[int]] = {}
-    for image, (width, height) in enumerate(image_sizes.tolist()):
-        resized = resize_shape(width, height, config.short_side_px, config.long_side_px)
+    for image, (height, width) in enumerate(image_sizes.tolist()):
+        resized = resize_shape(height, width, config.short_side_px, config.long_side_px)
         by_shape.setdefault(padded_shape([resized], config.size_divisor), []).append(image)
     largest_first = sorted(by_shape.items(), key=lambda item: (-item[0][0] * item[0][1], item[0]))
     return [

@@ -10,7 +10,8 @@ import numpy as np
 from detector.data.samples import Dataset
 from detector.errors import DatasetError
 
-_FORM = "runyard data set 1"
+_FORM = "runyard data set 2"
+"""Raised where the same data set is hashed differently: 2 has image sizes as height, width."""
 
 
 def fingerprint(dataset: Dataset) -> str:

@@ -90,9 +90,9 @@ def _default_workers() -> int:
 
 def _reason_against(dataset: Dataset, index: int) -> str | None:
     """Why the image cannot be used; None where it can."""
-    width, height = dataset.image_sizes[index].tolist()
+    height, width = dataset.image_sizes[index].tolist()
     try:
-        check_image(dataset.image_paths[index], expected_size=(width, height))
+        check_image(dataset.image_paths[index], expected_size=(height, width))
     except DatasetError as error:
         return error.problem
     return None
@@ -117,17 +117,15 @@ class Contents:
 
 def count_contents(dataset: Dataset, min_side_px: int = 32) -> Contents:
     """Counts images and boxes, and what is odd about them; reads no image."""
-    per_image = np.diff(dataset.offsets)
     to_train_on = ~(dataset.is_crowd | dataset.is_difficult)
-    sizes = np.repeat(dataset.image_sizes, per_image, axis=0)
-    trained_on = sum(len(dataset.training_boxes(image)[1]) for image in range(len(dataset)))
+    sizes = dataset.image_sizes[dataset.image_of_row]
     return Contents(
         images=len(dataset),
         boxes=len(dataset.labels),
         crowds=int(dataset.is_crowd.sum()),
         difficult=int(dataset.is_difficult.sum()),
         odd_boxes=count_boxes(dataset.boxes_xywh[to_train_on], sizes[to_train_on]),
-        dropped_boxes=int(to_train_on.sum()) - trained_on,
-        images_without_boxes=int((per_image == 0).sum()),
+        dropped_boxes=int((to_train_on & ~dataset.is_trainable).sum()),
+        images_without_boxes=int((np.diff(dataset.offsets) == 0).sum()),
         tiny_images=int((dataset.image_sizes.min(axis=1) < min_side_px).sum()),
     )

@@ -68,12 +68,12 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def upright_size(image: Image.Image, orientation: int) -> tuple[int, int]:
-    """(width, height) once the orientation is applied."""
-    return (image.height, image.width) if orientation in _TRANSPOSING else (image.width, image.height)
+    """(height, width) once the orientation is applied."""
+    return (image.width, image.height) if orientation in _TRANSPOSING else (image.height, image.width)
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """(width, height) in pixels of the upright picture, read from the header alone.
+    """(height, width) in pixels of the upright picture, read from the header alone.
 
     Raises DatasetError for files that are missing, no JPEG or PNG, damaged, or too large.
     """

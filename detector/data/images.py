@@ -21,7 +21,7 @@ def read_image(path: Path, expected_size: tuple[int, int] | None = None) -> Tens
     give their first frame.
 
     Args:
-        expected_size: (width, height) that the annotations state. The EXIF orientation is applied where the upright
+        expected_size: (height, width) that the annotations state. The EXIF orientation is applied where the upright
             picture has this size or none is given, and is ignored where the stored pixels have it.
 
     Raises DatasetError for a file that is missing, empty, cut off, neither JPEG nor PNG, larger than
@@ -49,10 +49,10 @@ def _decide_orientation(path: Path, image: Image.Image, expected_size: tuple[int
     orientation = orientation_of(image)
     if expected_size is None or upright_size(image, orientation) == tuple(expected_size):
         return orientation
-    if image.size == tuple(expected_size):
+    if (image.height, image.width) == tuple(expected_size):
         return 1
     raise DatasetError(
-        f"is {image.width}x{image.height} pixels, the annotations say {expected_size[0]}x{expected_size[1]}",
+        f"is {image.width}x{image.height} pixels, the annotations say {expected_size[1]}x{expected_size[0]}",
         file=path, remedy="Its boxes may be off by that scale: correct the annotations or replace the file",
     )  # fmt: skip
 

@@ -43,7 +43,7 @@ class ParsedSplit:
     image_paths: Sequence[Path]
     image_ids: Sequence[int | str]
     image_sizes: NDArray[np.int64]
-    """(N, 2) width, height"""
+    """(N, 2) height, width"""
     image_index: NDArray[np.int64]
     """(K,) position in the image columns"""
     category_index: NDArray[np.int64]

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.data.box_geometry import clip_corners, corners_from_xywh, has_trainable_sides
+
 LARGEST_COORDINATE_PX = 1e9
 """Of a ground-truth box, and its longest side: what is beyond is a slip, and areas and sums must stay finite."""
 
@@ -47,7 +49,7 @@ class Dataset:
     image_ids: tuple[int | str, ...]
     """N ids as result files must name them (COCO: integers; VOC: the file's stem)."""
     image_sizes: NDArray[np.int64]
-    """(N, 2) width, height in pixels after the EXIF decision."""
+    """(N, 2) height, width in pixels after the EXIF decision."""
     offsets: NDArray[np.int64]
     """(N + 1,)"""
     boxes_xywh: NDArray[np.float64]
@@ -76,6 +78,17 @@ class Dataset:
         """The annotation rows of an image."""
         return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
 
+    @property
+    def image_of_row(self) -> NDArray[np.int64]:
+        """(K,) position of the image of every annotation row."""
+        return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.offsets))
+
+    @property
+    def is_trainable(self) -> NDArray[np.bool_]:
+        """(K,) the annotations that `training_boxes` returns."""
+        clipped = clip_corners(corners_from_xywh(self.boxes_xywh), self.image_sizes[self.image_of_row])
+        return has_trainable_sides(clipped) & ~(self.is_crowd | self.is_difficult)
+
     def training_boxes(self, image: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Boxes and labels to train on: crowds and difficult objects out, clipped to the image, empty ones out.
 
@@ -83,14 +96,9 @@ class Dataset:
         """
         rows = self.rows(image)
         usable = ~(self.is_crowd[rows] | self.is_difficult[rows])
-        xywh = self.boxes_xywh[rows][usable]
-        width, height = self.image_sizes[image]
-        corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-        corners[:, 0::2] = corners[:, 0::2].clip(0, width)
-        corners[:, 1::2] = corners[:, 1::2].clip(0, height)
-        # MMDetection drops boxes thinner than one pixel: they are annotation slips that no anchor can match.
-        filled = ((corners[:, 2:] - corners[:, :2]) >= 1).all(axis=1)
-        return corners[filled].astype(np.float32), self.labels[rows][usable][filled]
+        corners = clip_corners(corners_from_xywh(self.boxes_xywh[rows]), self.image_sizes[image])
+        usable &= has_trainable_sides(corners)
+        return corners[usable].astype(np.float32), self.labels[rows][usable]
 
     def subset(self, images: "NDArray[np.int64] | list[int] | range") -> "Dataset":
         """The same data set with these images only, in this order."""

@@ -31,13 +31,13 @@ class Sample:
     """Position in the data set."""
 
 
-def resize_shape(width: int, height: int, short_side_px: int, long_side_px: int) -> tuple[int, int]:
+def resize_shape(height: int, width: int, short_side_px: int, long_side_px: int) -> tuple[int, int]:
     """(h, w) of an image after resizing: as large as fits, its proportions kept (section 4.1; MMDetection's rounding).
 
-    The scale is min(long / max(width, height), short / min(width, height)), each side int(side * scale + 0.5). A side
+    The scale is min(long / max(height, width), short / min(height, width)), each side int(side * scale + 0.5). A side
     of a very long image that this rounds to 0 becomes 1.
     """
-    scale = min(long_side_px / max(width, height), short_side_px / min(width, height))
+    scale = min(long_side_px / max(height, width), short_side_px / min(height, width))
     return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 
@@ -67,9 +67,9 @@ def load_sample(dataset: Dataset, index: int, config: DataConfig, flip: bool) ->
     Boxes are scaled per axis by the actual ratio of resized to original size, which rounding makes differ a little
     between the axes. Raises `DatasetError` naming the file where the image cannot be read.
     """
-    width, height = (int(side) for side in dataset.image_sizes[index])
-    image = read_image(dataset.image_paths[index], expected_size=(width, height))
-    shape = resize_shape(width, height, config.short_side_px, config.long_side_px)
+    height, width = (int(side) for side in dataset.image_sizes[index])
+    image = read_image(dataset.image_paths[index], expected_size=(height, width))
+    shape = resize_shape(height, width, config.short_side_px, config.long_side_px)
     image = resize_image(image, shape)
     corners, labels = dataset.training_boxes(index)
     boxes = _scale_and_clip(torch.from_numpy(corners), (height, width), shape)
@@ -84,9 +84,9 @@ def to_original_frame(boxes: Tensor, resized: tuple[int, int], original: tuple[i
 
     Args:
         resized: height, width of the image as the network saw it, without padding (`Batch.sizes`).
-        original: width, height of the image file, as in `Dataset.image_sizes`.
+        original: height, width of the image file, as in `Dataset.image_sizes`.
     """
-    return _scale_and_clip(boxes, resized, (original[1], original[0]))
+    return _scale_and_clip(boxes, resized, original)
 
 
 def flips(seed: int, epoch: int, image_indices: NDArray[np.int64], probability: float) -> NDArray[np.bool_]:

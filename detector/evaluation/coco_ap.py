@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.data.samples import Dataset
-from detector.evaluation.overlaps import image_of_annotation
 from detector.evaluation.results import DetectionTable
 
 Backend = Literal["hotcoco", "pycocotools"]
@@ -119,10 +118,10 @@ class _Columns:
         return cls(
             images=[
                 {"id": number, "width": width, "height": height, "file_name": ""}
-                for number, (width, height) in enumerate(sizes.tolist(), start=1)
+                for number, (height, width) in enumerate(sizes.tolist(), start=1)
             ],
             categories=[{"id": label, "name": str(label)} for label in range(1, len(dataset.categories) + 1)],
-            truth_image=ranks[image_of_annotation(dataset)] + 1,
+            truth_image=ranks[dataset.image_of_row] + 1,
             truth_category=dataset.labels + 1,
             truth_xywh=dataset.boxes_xywh,
             truth_area=dataset.areas,

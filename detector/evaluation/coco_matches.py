@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from detector.data.samples import Dataset
 from detector.evaluation.coco_ap import IOU_THRESHOLDS, image_ranks
-from detector.evaluation.overlaps import image_of_annotation, pair_ious, pairs_within_groups
+from detector.evaluation.overlaps import pair_ious, pairs_within_groups
 from detector.evaluation.results import DetectionTable
 
 # A threshold of 1 must be passable by an IoU that rounding left just below it; pycocotools' own constant.
@@ -59,7 +59,7 @@ def match_as_coco(dataset: Dataset, table: DetectionTable, *, max_detections: in
         true_positive=(outcome == 1)[:, by_class],
         ignored=(outcome == -1)[:, by_class],
         truth_labels=dataset.labels[~crowd],
-        truth_image_index=image_of_annotation(dataset)[~crowd],
+        truth_image_index=dataset.image_of_row[~crowd],
     )
 
 
@@ -70,7 +70,7 @@ def _ranked_pairs(
 
     A detection wants regular objects before crowds, then the largest IoU, then the later annotation.
     """
-    truth_groups = image_of_annotation(dataset) * len(dataset.categories) + dataset.labels
+    truth_groups = dataset.image_of_row * len(dataset.categories) + dataset.labels
     chunks = []
     for rows, annotations in pairs_within_groups(groups, truth_groups):
         ious = pair_ious(boxes_xywh[rows], dataset.boxes_xywh[annotations], crowd[annotations])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.data.samples import Dataset
-from detector.evaluation.overlaps import best_of_each_detection, image_of_annotation, pair_ious, pairs_within_groups
+from detector.evaluation.overlaps import best_of_each_detection, pair_ious, pairs_within_groups
 from detector.evaluation.results import DetectionTable
 
 
@@ -30,7 +30,7 @@ def true_ious(dataset: Dataset, table: DetectionTable) -> NDArray[np.float64]:
     best = np.zeros(len(table))
     single = np.flatnonzero(~dataset.is_crowd)
     boxes = dataset.boxes_xywh[single]
-    image = image_of_annotation(dataset)[single]
+    image = dataset.image_of_row[single]
     for rows, annotations in pairs_within_groups(table.image_index, image):
         crowd = np.zeros(len(rows), dtype=bool)
         ious = pair_ious(table.boxes_xywh[rows], boxes[annotations], crowd)

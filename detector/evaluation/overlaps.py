@@ -11,17 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.data.samples import Dataset
-
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 _PAIRS_PER_CHUNK = 2**16  # the dozen columns of a chunk then stay in the cache of a core
-
-
-def image_of_annotation(dataset: Dataset) -> Indices:
-    """(K,) the image index of every annotation row."""
-    return np.repeat(np.arange(len(dataset), dtype=np.int64), np.diff(dataset.offsets))
 
 
 def pairs_within_groups(detection_group: Indices, truth_group: Indices) -> Iterator[tuple[Indices, Indices]]:
@@ -58,6 +51,22 @@ def pair_ious(detections_xywh: Floats, truth_xywh: Floats, is_crowd: NDArray[np.
     intersection = shared_width * shared_height
     area = width * height
     union = np.where(is_crowd, area, area + truth_width * truth_height - intersection)
+    return _ratio(intersection, union)
+
+
+def pair_ious_of_corners(a: Floats, b: Floats, offset: float) -> Floats:
+    """IoU of paired (P, 4) x1, y1, x2, y2 boxes: (P,) in [0, 1].
+
+    Args:
+        offset: added to every side: 1 for the VOC devkit's inclusive corners, 0 for half-open boxes.
+    """
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) + offset
+    intersection = np.where((sides > 0).all(axis=1), sides[:, 0] * sides[:, 1], 0.0)
+    areas = [(box[:, 2] - box[:, 0] + offset) * (box[:, 3] - box[:, 1] + offset) for box in (a, b)]
+    return _ratio(intersection, areas[0] + areas[1] - intersection)
+
+
+def _ratio(intersection: Floats, union: Floats) -> Floats:
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=intersection > 0)
 
 

@@ -18,8 +18,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.data.box_geometry import corners_from_xywh
 from detector.data.samples import Dataset
-from detector.evaluation.overlaps import best_of_each_detection, image_of_annotation, pairs_within_groups
+from detector.evaluation.overlaps import best_of_each_detection, pair_ious_of_corners, pairs_within_groups
 from detector.evaluation.results import DetectionTable
 
 Points = Literal["11", "area"]
@@ -117,9 +118,9 @@ class _RankedMatches:
         best_iou = np.full(len(table), -np.inf)
         truth = np.full(len(table), -1, dtype=np.int64)
         groups = table.image_index[order] * num_classes + labels
-        truth_groups = image_of_annotation(dataset) * num_classes + dataset.labels
+        truth_groups = dataset.image_of_row * num_classes + dataset.labels
         for rows, annotations in pairs_within_groups(groups, truth_groups):
-            ious = _inclusive_ious(corners[rows], truth_corners[annotations], offset)
+            ious = pair_ious_of_corners(corners[rows], truth_corners[annotations], offset)
             found, best = best_of_each_detection(rows, ious)
             best_iou[found] = ious[best]
             truth[found] = annotations[best]
@@ -149,13 +150,4 @@ class _RankedMatches:
 def _corners(boxes_xywh: NDArray[np.float64], dataset: Dataset) -> NDArray[np.float64]:
     """x1, y1, x2, y2 under the convention of the data set's files."""
     inclusive = 1.0 if dataset.box_convention == "inclusive" else 0.0
-    return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:] - inclusive], axis=1)
-
-
-def _inclusive_ious(a: NDArray[np.float64], b: NDArray[np.float64], offset: float) -> NDArray[np.float64]:
-    """(P,) IoU of paired (P, 4) corners whose sides are x2 - x1 + offset."""
-    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) + offset
-    intersection = np.where((sides > 0).all(axis=1), sides[:, 0] * sides[:, 1], 0.0)
-    areas = [(box[:, 2] - box[:, 0] + offset) * (box[:, 3] - box[:, 1] + offset) for box in (a, b)]
-    union = areas[0] + areas[1] - intersection
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=intersection > 0)
+    return corners_from_xywh(boxes_xywh) - np.array([0.0, 0.0, inclusive, inclusive])

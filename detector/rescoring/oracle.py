@@ -15,6 +15,7 @@ from torch import Tensor
 
 from detector.boxes import clip_boxes, elementwise_iou
 from detector.config import ScoringConfig
+from detector.data.box_geometry import corners_from_xywh
 from detector.data.samples import Dataset
 from detector.models.box_coder import decode
 from detector.models.postprocess import (
@@ -32,9 +33,9 @@ def truth_boxes(dataset: Dataset, image: int, resized: tuple[int, int]) -> Tenso
     as annotated, unclipped; G may be 0."""
     rows = dataset.rows(image)
     xywh = dataset.boxes_xywh[rows][~dataset.is_crowd[rows]]
-    corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    scale = np.array(resized[::-1]) / dataset.image_sizes[image]
-    return torch.from_numpy((corners * np.tile(scale, 2)).astype(np.float32))
+    vertical, horizontal = np.array(resized) / dataset.image_sizes[image]
+    scale = np.array([horizontal, vertical, horizontal, vertical])
+    return torch.from_numpy((corners_from_xywh(xywh) * scale).astype(np.float32))
 
 
 def true_anchor_ious(

@@ -100,12 +100,12 @@ def _text_or_none(value: Any) -> str | None:
 
 
 def _image_sizes(rows: Rows, paths: Sequence[Path] | None) -> NDArray[np.int64]:
-    """(N, 2) width, height as stated; where one is not, from the file's header, or 0 x 0 without files."""
-    stated = [(row.get("width"), row.get("height")) for row in rows.rows]
+    """(N, 2) height, width as stated; where one is not, from the file's header, or 0 x 0 without files."""
+    stated = [(row.get("height"), row.get("width")) for row in rows.rows]
     unstated = [index for index, size in enumerate(stated) if None in size]
     for index in unstated:
         stated[index] = read_size(paths[index]) if paths is not None else (1, 1)
-    sizes = np.stack([rows.sizes([size[axis] for size in stated], key) for axis, key in enumerate(("width", "height"))])
+    sizes = np.stack([rows.sizes([size[axis] for size in stated], key) for axis, key in enumerate(("height", "width"))])
     if paths is None:
         sizes[:, unstated] = 0
     return sizes.T.copy()

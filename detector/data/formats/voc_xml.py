@@ -33,7 +33,7 @@ class VocAnnotation:
     """What one file says."""
 
     size: tuple[int, int] | None
-    """(width, height); None where the file does not say, or says 0 as some tools do."""
+    """(height, width); None where the file does not say, or says 0 as some tools do."""
     objects: tuple[VocObject, ...]
 
 
@@ -76,7 +76,7 @@ def _parse(path: Path) -> Any:
 
 
 def _size(path: Path, root: Any) -> tuple[int, int] | None:
-    texts = [(root.findtext(f"size/{side}") or "").strip() for side in ("width", "height")]
+    texts = [(root.findtext(f"size/{side}") or "").strip() for side in ("height", "width")]
     if "" in texts:
         return None
     numbers = [_number(text) for text in texts]

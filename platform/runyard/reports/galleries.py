@@ -110,8 +110,8 @@ def _detections_of(table: DetectionTable, image: int, threshold: float, most: in
 
 
 def _draw_tile(dataset: Dataset, table: DetectionTable, index: int, shown: NDArray[np.int64]) -> Image.Image:
-    size_px = (int(dataset.image_sizes[index][0]), int(dataset.image_sizes[index][1]))
-    pixels = read_image(dataset.image_paths[index], size_px).permute(1, 2, 0).contiguous().numpy()
+    height, width = dataset.image_sizes[index].tolist()
+    pixels = read_image(dataset.image_paths[index], (height, width)).permute(1, 2, 0).contiguous().numpy()
     photograph = Image.fromarray(pixels)
     scale = _TILE / max(photograph.size)
     size = (max(1, round(photograph.width * scale)), max(1, round(photograph.height * scale)))

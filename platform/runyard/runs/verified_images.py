@@ -38,7 +38,7 @@ def image_keys(dataset: Dataset, images: Iterable[int]) -> dict[int, str]:
             status = path.stat()
         except (OSError, ValueError):
             continue
-        width, height = dataset.image_sizes[image].tolist()
+        height, width = dataset.image_sizes[image].tolist()
         facts = f"{_FORM} {PIL.__version__} {status.st_size} {status.st_mtime_ns} {width} {height} "
         keys[image] = hashlib.blake2b(facts.encode() + os.fsencode(path), digest_size=_KEY_BYTES).hexdigest()
     return keys

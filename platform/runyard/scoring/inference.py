@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detector.config import DataConfig, ScoringConfig
 from detector.data.batching import normalise
+from detector.data.box_geometry import xywh_from_corners
 from detector.data.loaders import make_eval_loader
 from detector.data.samples import Dataset
 from detector.data.transforms import to_original_frame
@@ -134,7 +135,7 @@ def to_table(
     return DetectionTable(
         image_index=image_index,
         labels=labels.cpu().numpy(),
-        boxes_xywh=np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1),
+        boxes_xywh=xywh_from_corners(corners),
         scores=scores.cpu().numpy().astype(np.float64),
         class_scores=class_scores.cpu().numpy().astype(np.float64),
         ious=ious.cpu().numpy().astype(np.float64),
@@ -142,10 +143,10 @@ def to_table(
 
 
 def _columns(dataset: Dataset, index: int, resized: tuple[int, int], detections: Detections) -> dict[str, Any]:
-    width, height = (int(side) for side in dataset.image_sizes[index])
+    height, width = (int(side) for side in dataset.image_sizes[index])
     table = to_table(
         np.full(len(detections.scores), index, dtype=np.int64),
-        to_original_frame(detections.boxes.cpu(), resized, (width, height)),
+        to_original_frame(detections.boxes.cpu(), resized, (height, width)),
         detections.labels,
         detections.scores,
         detections.class_scores,

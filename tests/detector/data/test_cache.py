@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detector.data import cache
 from detector.data.cache import load_dataset, save_dataset
 from detector.data.formats.coco import load_coco
 from detector.data.formats.layouts import open_dataset
@@ -89,4 +90,16 @@ def test_pickles_are_not_loaded(tmp_path: Path) -> None:
     file = tmp_path / "train.npz"
     np.savez(file, image_sizes=np.array([object()], dtype=object))
     with pytest.raises(DatasetError, match="holds no data set"):
+        load_dataset(file)
+
+
+def test_columns_of_an_earlier_version_are_refused(
+    coco: Content, write_coco: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version 1 had image sizes as width, height; read as they stand, they would be swapped."""
+    file = tmp_path / "train.npz"
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_VERSION", 1)
+        save_dataset(load_coco(*write_coco(coco), None, "made"), file)
+    with pytest.raises(DatasetError, match=r"expected columns of version 2, found version 1.*Delete it"):
         load_dataset(file)

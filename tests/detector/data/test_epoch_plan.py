@@ -27,13 +27,13 @@ from detector.errors import ConfigError, DatasetError
 in_any_time = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-SIZES = np.array([[640, 480], [480, 640], [500, 500]])
+SIZES = np.array([[480, 640], [640, 480], [500, 500]])
 
 
 def dataset_of(
     sizes: list[list[int]], boxes: list[list[list[float]]], flagged: frozenset[int] = frozenset()
 ) -> Dataset:
-    """Images of these sizes with these x, y, w, h boxes each; rows in `flagged` are crowds."""
+    """Images of these heights and widths with these x, y, w, h boxes each; rows in `flagged` are crowds."""
     rows = [box for image in boxes for box in image]
     return Dataset(
         name="made/train",
@@ -63,7 +63,7 @@ def positions(parts: list[MicroBatch]) -> list[tuple[int, int, int, list[int], i
 
 def test_images_without_a_usable_box_or_too_small_are_left_out() -> None:
     dataset = dataset_of(
-        [[100, 80], [100, 80], [100, 80], [100, 20], [100, 80], [100, 80]],
+        [[80, 100], [80, 100], [80, 100], [20, 100], [80, 100], [80, 100]],
         [
             [[1, 1, 10, 10]],
             [],
@@ -85,7 +85,7 @@ box = st.tuples(st.floats(-50, 150), st.floats(-50, 150), st.floats(-5, 60), st.
 @in_any_time
 @given(st.lists(st.lists(box, max_size=3), min_size=1, max_size=6), st.sets(st.integers(0, 17)))
 def test_trainable_images_are_those_with_training_boxes(boxes: list[list[tuple[float, ...]]], crowds: set[int]) -> None:
-    dataset = dataset_of([[100, 60]] * len(boxes), [list(map(list, image)) for image in boxes], frozenset(crowds))
+    dataset = dataset_of([[60, 100]] * len(boxes), [list(map(list, image)) for image in boxes], frozenset(crowds))
     expected = [i for i in range(len(dataset)) if len(dataset.training_boxes(i)[0])]
     if expected:
         assert trainable_images(dataset, DataConfig()).tolist() == expected
@@ -96,7 +96,7 @@ def test_trainable_images_are_those_with_training_boxes(boxes: list[list[tuple[f
 
 @pytest.mark.parametrize("images", [0, 2])
 def test_nothing_to_train_on_says_why(images: int) -> None:
-    dataset = dataset_of([[640, 480]] * images, [[]] * images)
+    dataset = dataset_of([[480, 640]] * images, [[]] * images)
     with pytest.raises(DatasetError, match=rf"made/train: no image to train on: of {images} images, 0 have a usable"):
         trainable_images(dataset, DataConfig())
 

@@ -51,12 +51,12 @@ def _pixels(image: Image.Image) -> torch.Tensor:
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}])
 def test_jpeg(tmp_path: Path, photo: Image.Image, options: dict[str, object]) -> None:
     path = _save(photo, tmp_path / "a.jpg", **options)
-    image = read_image(path, expected_size=(WIDTH, HEIGHT))
+    image = read_image(path, expected_size=(HEIGHT, WIDTH))
     assert image.dtype == torch.uint8
     assert image.shape == (3, HEIGHT, WIDTH)
     with Image.open(path) as reference:
         assert torch.equal(image, _pixels(reference))
-    assert read_size(path) == (WIDTH, HEIGHT)
+    assert read_size(path) == (HEIGHT, WIDTH)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -111,8 +111,9 @@ def test_D1_animations_give_their_first_frame(tmp_path: Path, photo: Image.Image
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_D1_extreme_sizes(tmp_path: Path, size: tuple[int, int], suffix: str) -> None:
     path = _save(Image.new("RGB", size, (9, 9, 9)), tmp_path / f"a.{suffix}")
-    assert read_image(path, expected_size=size).shape == (3, size[1], size[0])
-    assert read_size(path) == size
+    height_width = (size[1], size[0])
+    assert read_image(path, expected_size=height_width).shape == (3, *height_width)
+    assert read_size(path) == height_width
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -127,13 +128,13 @@ def test_D1_D12_exif_is_applied_unless_the_annotations_say_otherwise(
         upright, as_stored = _pixels(ImageOps.exif_transpose(stored)), _pixels(stored)
     assert torch.equal(read_image(path), upright)
     turned = orientation >= 5
-    upright_size = (HEIGHT, WIDTH) if turned else (WIDTH, HEIGHT)
+    upright_size = (WIDTH, HEIGHT) if turned else (HEIGHT, WIDTH)
     assert read_size(path) == upright_size
     assert torch.equal(read_image(path, expected_size=upright_size), upright)
     if turned:
-        assert torch.equal(read_image(path, expected_size=(WIDTH, HEIGHT)), as_stored)
+        assert torch.equal(read_image(path, expected_size=(HEIGHT, WIDTH)), as_stored)
     with pytest.raises(DatasetError, match=r"is 60x40 pixels, the annotations say 30x20"):
-        read_image(path, expected_size=(30, 20))
+        read_image(path, expected_size=(20, 30))
 
 
 @pytest.mark.parametrize("content", [b"", b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"junk" * 9])
@@ -250,7 +251,7 @@ def test_whatever_bytes_are_changed_gives_an_image_or_a_dataset_error(
         str(error).encode("utf-8")
         return
     assert image.dtype == torch.uint8
-    assert (image.shape[2], image.shape[1]) == read_size(path)
+    assert tuple(image.shape[1:]) == read_size(path)
 
 
 def test_real_jpegs_equal_pillow(shared_data: Path, make_equal_check: Callable[[Path], None]) -> None:

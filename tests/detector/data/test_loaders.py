@@ -40,7 +40,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         categories=tuple(Category(i + 1, str(i)) for i in range(6)),
         image_paths=tuple(paths),
         image_ids=tuple(range(21)),
-        image_sizes=np.array([pixels.shape[1::-1] for pixels, _ in drawn]),
+        image_sizes=np.array([pixels.shape[:2] for pixels, _ in drawn]),
         offsets=np.cumsum([0] + [len(found) for _, found in drawn]),
         boxes_xywh=np.array([shape["bbox"] for shape in rows], dtype=np.float64),
         labels=np.array([int(str(shape["category_id"])) - 1 for shape in rows]),

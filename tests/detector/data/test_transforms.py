@@ -38,7 +38,7 @@ def one_image(path: Path, boxes: list[list[float]]) -> Dataset:
         categories=(Category(1, "thing"),),
         image_paths=(path,),
         image_ids=(1,),
-        image_sizes=np.array([[20, 10]]),
+        image_sizes=np.array([[10, 20]]),
         offsets=np.array([0, count]),
         boxes_xywh=np.array(boxes, dtype=np.float64).reshape(-1, 4),
         labels=np.zeros(count, dtype=np.int64),
@@ -51,15 +51,15 @@ def one_image(path: Path, boxes: list[list[float]]) -> Dataset:
 @pytest.mark.parametrize(
     ("size", "limits", "expected"),
     [
-        ((640, 480), (800, 1333), (800, 1067)),  # 640 * 800 / 480 = 1066.67
-        ((480, 640), (800, 1333), (1067, 800)),
-        ((640, 427), (800, 1333), (800, 1199)),
-        ((1000, 300), (800, 1333), (400, 1333)),  # the long side decides: 300 * 1.333 = 399.9
-        ((500, 375), (600, 1000), (600, 800)),
-        ((500, 333), (600, 1000), (600, 901)),  # 500 * 600 / 333 = 900.9
-        ((1333, 800), (800, 1333), (800, 1333)),
-        ((4000, 3000), (800, 1333), (800, 1067)),
-        ((1, 4000), (800, 1333), (1333, 1)),  # 1 * 0.333 rounds to 0
+        ((480, 640), (800, 1333), (800, 1067)),  # 640 * 800 / 480 = 1066.67
+        ((640, 480), (800, 1333), (1067, 800)),
+        ((427, 640), (800, 1333), (800, 1199)),
+        ((300, 1000), (800, 1333), (400, 1333)),  # the long side decides: 300 * 1.333 = 399.9
+        ((375, 500), (600, 1000), (600, 800)),
+        ((333, 500), (600, 1000), (600, 901)),  # 500 * 600 / 333 = 900.9
+        ((800, 1333), (800, 1333), (800, 1333)),
+        ((3000, 4000), (800, 1333), (800, 1067)),
+        ((4000, 1), (800, 1333), (1333, 1)),  # 1 * 0.333 rounds to 0
         ((1, 1), (800, 1333), (800, 800)),
     ],
 )
@@ -71,12 +71,12 @@ def test_resize_shape_rounds_like_mmdetection(
 
 @in_any_time
 @given(st.integers(1, 5000), st.integers(1, 5000))
-def test_a_resized_image_fits_and_touches_one_limit(width: int, height: int) -> None:
-    h, w = resize_shape(width, height, 600, 1000)
+def test_a_resized_image_fits_and_touches_one_limit(height: int, width: int) -> None:
+    h, w = resize_shape(height, width, 600, 1000)
     assert 1 <= min(h, w) <= 600
     assert max(h, w) <= 1000
     assert min(h, w) == 600 or max(h, w) == 1000
-    assert resize_shape(height, width, 600, 1000) == (w, h)
+    assert resize_shape(width, height, 600, 1000) == (w, h)
 
 
 @pytest.mark.parametrize("shape", [(80, 107), (61, 80), (60, 81), (600, 800), (480, 640)])
@@ -146,17 +146,17 @@ def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
 )
 def test_boxes_come_back_to_the_original_frame(fractions: list[tuple[float, ...]], original: tuple[int, int]) -> None:
     height, width = original
-    resized = resize_shape(width, height, 600, 1000)
+    resized = resize_shape(height, width, 600, 1000)
     unit = torch.tensor(fractions, dtype=torch.float32).reshape(-1, 4)
     there = unit * torch.tensor([resized[1], resized[0]] * 2)
-    back = to_original_frame(there, resized, (width, height))
+    back = to_original_frame(there, resized, original)
     torch.testing.assert_close(back, unit * torch.tensor([width, height] * 2), rtol=1e-5, atol=1e-3)
 
 
 def test_detections_are_clipped_to_the_original_image() -> None:
     boxes = torch.tensor([[-3.0, 10.0, 130.0, 61.0]])
-    assert to_original_frame(boxes, (60, 120), (40, 30)).tolist() == [[0.0, 5.0, 40.0, 30.0]]
-    assert tuple(to_original_frame(torch.zeros(0, 4), (60, 120), (40, 30)).shape) == (0, 4)
+    assert to_original_frame(boxes, (60, 120), (30, 40)).tolist() == [[0.0, 5.0, 40.0, 30.0]]
+    assert tuple(to_original_frame(torch.zeros(0, 4), (60, 120), (30, 40)).shape) == (0, 4)
 
 
 def test_flipping_twice_changes_nothing() -> None:

@@ -15,7 +15,7 @@ from detector.models.retinanet import HeadOutputs
 from detector.rescoring.oracle import oracle_detections, true_anchor_ious, truth_boxes
 
 
-def make_dataset(boxes_xywh, crowd=(), difficult=(), size=(200, 100)):
+def make_dataset(boxes_xywh, crowd=(), difficult=(), size=(100, 200)):
     count = len(boxes_xywh)
     return Dataset(
         name="made",
@@ -83,7 +83,7 @@ def test_without_ground_truth_nothing_is_found():
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_the_true_iou_of_the_correlation(seed):
     random = np.random.default_rng(seed)
-    dataset = make_dataset(random.uniform(0, 60, (6, 4)) + 1, crowd=[2], size=(150, 120))
+    dataset = make_dataset(random.uniform(0, 60, (6, 4)) + 1, crowd=[2], size=(120, 150))
     corners = np.sort(random.uniform(0, 100, (20, 2, 2)), axis=1).reshape(20, 4)
     resized = (96, 120)  # 0.8 of both
     case = make_outputs((corners * 0.8).tolist(), [[0.5]] * 20)

@@ -83,6 +83,6 @@ def test_D12_grey_and_turned_photographs_are_what_they_show(
             split.add("turned.png", size=(48, 64), boxes=BOX, **turned)
             split.add("grey.png", boxes=BOX, **as_grey)
         found.append(as_metrics(train_on, spec_of(copy), name))
-        assert load_dataset(only_val_data(tmp_path / "runs" / name)).image_sizes.tolist() == [[48, 64], [64, 64]]
+        assert load_dataset(only_val_data(tmp_path / "runs" / name)).image_sizes.tolist() == [[64, 48], [64, 64]]
     assert found[0] == found[1]
     assert found[0]["val/detections"] > 0

@@ -27,7 +27,8 @@ def grey_images(folder: Path, sizes: list[tuple[int, int]], objects: list[int]) 
     crowd = np.zeros(total, dtype=bool)
     return Dataset(
         name="grey", categories=(Category(1, "fish"), Category(2, "Ünïcode 鱼")), image_paths=tuple(paths),
-        image_ids=tuple(range(len(sizes))), image_sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
+        image_ids=tuple(range(len(sizes))),
+        image_sizes=np.array([(height, width) for width, height in sizes], dtype=np.int64).reshape(-1, 2),
         offsets=offsets, boxes_xywh=np.column_stack([20 + 60 * place, np.full(total, 20), np.full((total, 2), 40)]),
         labels=np.zeros(total, dtype=np.int64), areas=np.full(total, 1600.0), is_crowd=crowd, is_difficult=crowd,
     )  # fmt: skip

@@ -131,8 +131,8 @@ def test_the_oracle_equals_direct_inference_with_the_true_iou(trained):
         inputs = (batch.outputs, batch.anchors, batch.anchor_valid, batch.image_sizes)
         per_image = oracle_detections(*inputs, trained.spec.scoring, truth)
         for image, size, found in zip(batch.images, batch.sizes, per_image, strict=True):
-            width, height = dataset.image_sizes[image].tolist()
-            boxes = to_original_frame(found.boxes, size, (width, height))
+            height, width = dataset.image_sizes[image].tolist()
+            boxes = to_original_frame(found.boxes, size, (height, width))
             index = np.full(len(boxes), image)
             tables.append(to_table(index, boxes, found.labels, found.scores, found.class_scores, found.ious))
     oracle = trained.scored(trained.spec.scoring, oracle=True)

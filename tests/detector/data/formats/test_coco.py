@@ -29,7 +29,7 @@ def test_columns_follow_images_and_labels_follow_category_ids(coco: Content, wri
     assert [category.id for category in dataset.categories] == [2, 9]
     assert dataset.image_ids == (7, 0, 12)
     assert dataset.image_paths == tuple(images / f"{letter}.png" for letter in "abc")
-    assert dataset.image_sizes.tolist() == [[40, 30]] * 3
+    assert dataset.image_sizes.tolist() == [[30, 40]] * 3
     assert dataset.offsets.tolist() == [0, 1, 3, 3]
     assert dataset.boxes_xywh.tolist() == [[0.5, 0.5, 4, 4], [1, 2, 10, 5], [3, 3, 20, 20]]
     assert dataset.labels.tolist() == [0, 1, 0]
@@ -130,7 +130,7 @@ def test_floats_where_integers_belong_are_taken_if_whole(coco: Content, write_co
 def test_a_missing_size_is_read_from_the_file(coco: Content, write_coco: Write) -> None:
     del coco["images"][1]["height"]
     coco["images"][2]["width"] = None
-    assert load_coco(*write_coco(coco), None, "made").image_sizes.tolist() == [[40, 30]] * 3
+    assert load_coco(*write_coco(coco), None, "made").image_sizes.tolist() == [[30, 40]] * 3
 
 
 def test_ground_truth_alone_needs_no_image_files(coco: Content, write_coco: Write, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_ground_truth_alone_needs_no_image_files(coco: Content, write_coco: Writ
     file, _ = write_coco(coco)
     dataset = load_coco(file, None, None, "made")
     assert dataset.image_ids == (7, 0, 12)
-    assert dataset.image_sizes.tolist() == [[40, 30], [0, 0], [40, 30]]
+    assert dataset.image_sizes.tolist() == [[30, 40], [0, 0], [30, 40]]
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_D9_one_based_inclusive_corners_become_half_open(devkit: Path) -> None:
     dataset = load_voc(devkit, "2007:trainval", None, "VOCdevkit/2007:trainval")
     assert dataset.image_ids == ("000007", "000005")
     assert dataset.image_paths[1] == devkit / "VOC2007" / "JPEGImages" / "000005.jpg"
-    assert dataset.image_sizes.tolist() == [[40, 30], [40, 30]]
+    assert dataset.image_sizes.tolist() == [[30, 40], [30, 40]]
     assert dataset.offsets.tolist() == [0, 0, 2]
     assert dataset.boxes_xywh.tolist() == [[0, 0, 40, 30], [7, 9, 5, 11]]
     assert dataset.areas.tolist() == [1200, 55]
@@ -119,7 +119,7 @@ def test_D9_floats_missing_flags_missing_sizes_and_boxes_beyond_the_image(
     assert dataset.boxes_xywh.tolist() == [[0.5, 1, 2.75, 3], [-5, -1, 55, 32], [8, 8, 1, 1]]
     assert not dataset.is_difficult.any()
     # A size that the file does not have is the health check's to find.
-    assert dataset.image_sizes.tolist() == [[40, 30], [40, 30], [40, 30], [99, 99]]
+    assert dataset.image_sizes.tolist() == [[30, 40], [30, 40], [30, 40], [99, 99]]
     assert "1 partly outside" in caplog.text
     assert dataset.training_boxes(0)[0].tolist() == [[0.5, 1, 3.25, 4], [0, 0, 40, 30], [8, 8, 9, 9]]
 
