@@ -20,8 +20,9 @@ from benchmarks.workloads import scoring_rows, training_batch
 from detector.checkpoint import load_checkpoint, save_checkpoint
 from detector.config import BackboneConfig, DataConfig, RetinaNetConfig
 from detector.data.cache import load_dataset, save_dataset
+from detector.files import write_json
 from detector.models.retinanet import RetinaNet
-from runyard.runs.folder import EvaluationFolder, atomic_write_json
+from runyard.runs.folder import EvaluationFolder
 from runyard.scoring.inference import detect
 from runyard.scoring.metrics import score_detections
 from runyard.scoring.rescore import score_one, write_candidates
@@ -73,7 +74,7 @@ def measure_passes(settings: Settings) -> Row:
             )
             assert table is not None
             metrics = score_detections(split, table, spec.protocol)
-            atomic_write_json(EvaluationFolder(folder / "direct").metrics, metrics)
+            write_json(EvaluationFolder(folder / "direct").metrics, metrics, indent=2)
             return metrics
 
         twelve_rows()

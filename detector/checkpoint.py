@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from detector.errors import CheckpointError
-from detector.files import sync
+from detector.files import encode_json, sync
 
 FORMAT = 1
 PARTIAL = ".partial"
@@ -50,7 +50,7 @@ def save_checkpoint(
     try:
         beside.mkdir(parents=True)
         _write(beside / _TENSORS, content)
-        _write(beside / _METADATA, json.dumps(described, indent=1).encode())
+        _write(beside / _METADATA, encode_json(described, indent=1, non_finite="error"))
         sync(beside)
         read_metadata(beside)
         if folder.exists():

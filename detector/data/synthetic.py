@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from detector.errors import ConfigError, DatasetError
+from detector.files import write_json
 
 VERSION = 3
 """Of the pictures: raised with every change that alters them."""
@@ -76,7 +77,7 @@ def generate_shapes(root: Path, *, train_images: int, val_images: int, image_siz
     try:
         for split, count in (("train", train_images), ("val", val_images)):
             _write_split(unfinished, split, count, image_size, seed)
-        (unfinished / "generator.json").write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
+        write_json(unfinished / "generator.json", arguments, indent=2)
         try:
             unfinished.replace(root)
         except OSError:
@@ -123,7 +124,7 @@ def _write_split(root: Path, split: str, count: int, image_size: int, seed: int)
     categories = [{"id": label + 1, "name": name, "supercategory": "shape"} for label, name in enumerate(CLASSES)]
     info = {"description": f"Generated shapes, {split}, seed {seed}, version {VERSION}"}
     contents = {"info": info, "images": images, "annotations": annotations, "categories": categories}
-    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(contents), encoding="utf-8")
+    write_json(root / "annotations" / f"instances_{split}.json", contents, non_finite="error")
 
 
 @dataclass

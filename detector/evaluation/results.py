@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from detector.data.invalid_entries import first_offenders, short_repr
 from detector.data.samples import Dataset
 from detector.errors import ResultFileError
-from detector.files import atomic_file
+from detector.files import write_json
 
 _FORM = 'Expected a list of {"image_id": ..., "category_id": ..., "bbox": [x, y, width, height], "score": ...} rows'
 
@@ -96,19 +96,7 @@ def write_coco_results(table: DetectionTable, dataset: Dataset, path: Path, *, f
         for name, column in (("class_score", table.class_scores), ("iou", table.ious)):
             for index in np.flatnonzero(np.isfinite(column)).tolist():
                 rows[index][name] = float(column[index])
-    write_json(path, rows)
-
-
-def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
-    """Writes `value` as JSON, whole or not at all.
-
-    NaN is refused (ValueError), for it is not JSON. Only ASCII is written: a file name may hold bytes
-    that are no text, which UTF-8 cannot encode and JSON's escapes can.
-    """
-    # dumps, not dump: only the former uses the C encoder, 5 times faster on half a million rows.
-    content = json.dumps(value, allow_nan=False, indent=indent).encode("ascii")
-    with atomic_file(path) as file:
-        file.write(content)
+    write_json(path, rows, non_finite="error")
 
 
 def read_coco_results(path: Path, dataset: Dataset) -> DetectionTable:

@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from runyard.runs.folder import RunFolder, atomic_write_json
+from detector.files import write_json
+from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec, to_dict
 from runyard.tracking.journal import Record, effective_metrics, read
 from runyard.training.local import main
@@ -84,7 +85,7 @@ class Runs:
 
     def spec_file(self, spec: ExperimentSpec) -> Path:
         path = self.folder(spec).root.with_suffix(".spec.json")
-        atomic_write_json(path, to_dict(spec))
+        write_json(path, to_dict(spec), indent=2)
         return path
 
     def start(self, spec: ExperimentSpec) -> BaseProcess:

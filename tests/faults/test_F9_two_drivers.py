@@ -1,5 +1,6 @@
 """F9: a second driver of the same run or sweep is refused, and neither gets in the other's way."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,8 @@ def test_F9_the_second_of_two_drivers_is_refused_and_the_first_one_finishes(
     second = runs.command(whole)
     output, _ = second.communicate(timeout=200)
     assert second.returncode == 2, output
-    assert f"another process is running this {what}. Wait for it, or stop it" in output
+    refusal = rf"another process is running this {what} \(process {first.pid} on \S+\)\. Wait for it, or stop it"
+    assert re.search(refusal, output), output
     assert first.poll() is None, "it ended before the second driver could be refused"
     output, _ = first.communicate(timeout=280)
     assert first.returncode == 0, output

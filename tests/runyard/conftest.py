@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from detector.config import ScoringConfig
+from detector.files import write_json
 from runyard.driver import sweep
 from runyard.driver.jobs import Job
 from runyard.runs.attempt import journaled
-from runyard.runs.folder import atomic_write_json
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal
 from runyard.tracking.mlflow_tracker import MlflowTracker
@@ -81,7 +81,7 @@ class Work:
             metrics = {"val/AP": 0.1, "val/AP50": job.spec.scoring.alpha / 2}
             with Journal(job.journal) as journal:
                 journal.append("metrics", {"step": 2, "values": metrics})
-            atomic_write_json(evaluation.metrics, metrics)
+            write_json(evaluation.metrics, metrics, indent=2)
             if job.kind == "train":
                 job.folder.checkpoint(2).mkdir()
 

@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from detector.data.images import read_image
 from detector.data.samples import Dataset
 from detector.evaluation.results import DetectionTable
+from detector.files import write_bytes
 from runyard.reports.style import TEXT_COLOUR
-from runyard.runs.folder import atomic_write_bytes
 
 _TILE = 480
 _GAP = 14
@@ -78,7 +78,7 @@ def draw_gallery(
         y += height + _CAPTION + _GAP
     content = io.BytesIO()
     sheet.save(content, format="png")
-    atomic_write_bytes(path, content.getvalue())
+    write_bytes(path, content.getvalue())
     return path
 
 

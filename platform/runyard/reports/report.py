@@ -9,6 +9,7 @@ from rich.console import Console
 
 from detector.errors import ConfigError, InputError
 from detector.evaluation.correlation import confidence_correlation, true_ious
+from detector.files import write_text
 from runyard.paper import PaperTable
 from runyard.reports.comparison import COLUMNS, ServerResults, make_table, why_not_comparable
 from runyard.reports.lines import Line, Resampled, baseline_of, gains_of, lines_of
@@ -17,7 +18,7 @@ from runyard.reports.render import Row, Spread, comparison_table, latex, markdow
 from runyard.reports.resampling import ResampledAP, best_alpha_on_halves, resampled_ap
 from runyard.reports.sweep_plots import AlphaPanel, plot_alpha, plot_gains
 from runyard.runs.attempt import Artifact
-from runyard.runs.folder import atomic_write_text, safe_name
+from runyard.runs.folder import safe_name
 from runyard.scoring.results import SweepResult, TrialResult, oracle_of
 
 _FEWEST_ALPHAS = 3
@@ -63,7 +64,7 @@ def report(sweep: SweepResult, console: Console, server: ServerResults | None = 
             (".md", text), (".csv", table.csv), (".tex", latex(table.rows, table.columns, table.title)),
         ):  # fmt: skip
             written.append(folder / f"{stem}{suffix}")
-            atomic_write_text(written[-1], content)
+            write_text(written[-1], content)
     summary = "\n".join(page[1:])
     halves = _halves(lines, resampled)
     for sentence in halves:
@@ -75,7 +76,7 @@ def report(sweep: SweepResult, console: Console, server: ServerResults | None = 
     page += [_class_table(lines)]
     page += ["\n".join(f"![{path.stem}]({path.name})" for path in plots) + "\n"] * bool(plots)
     written.append(folder / "report.md")
-    atomic_write_text(written[-1], "\n".join(page))
+    write_text(written[-1], "\n".join(page))
     for path in (written[-1], *plots):
         console.print(f"  {path}", highlight=False, soft_wrap=True)
     return Report((*((path, "results") for path in written), *((path, "plots") for path in plots)), summary)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from detector.data.samples import Dataset
 from detector.evaluation.bootstrap import image_draws, metric_of, resample
-from runyard.runs.folder import atomic_write_bytes
+from detector.files import write_bytes
 from runyard.scoring.results import TrialResult
 
 RESAMPLES = 1000
@@ -57,7 +57,7 @@ def resampled_ap(result: TrialResult) -> ResampledAP:
     sizes = (int((half == 0).sum()), int((half == 1).sum()))
     content = io.BytesIO()
     np.savez(content, of=of, draws=ap[:-2], halves=ap[-2:], sizes=sizes)
-    atomic_write_bytes(path, content.getvalue())
+    write_bytes(path, content.getvalue())
     return ResampledAP(ap[:-2], ap[-2:], sizes)
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runyard.runs.folder import atomic_write_bytes
+from detector.files import write_bytes
 
 # Okabe and Ito's palette in an order that also differs in lightness; the yellow is left out, it vanishes on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -64,5 +64,5 @@ def save_figure(figure: Any, path: Path) -> Path:
     """Write a figure as PNG, whole or not at all, and give its path back."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=_DOTS_PER_INCH, facecolor="white", metadata={"Software": None})
-    atomic_write_bytes(path, content.getvalue())
+    write_bytes(path, content.getvalue())
     return path

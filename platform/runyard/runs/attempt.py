@@ -3,18 +3,14 @@
 Shared by the driver of a single run and by the trials of a sweep. Imports neither ray nor mlflow.
 """
 
-import fcntl
-import logging
-import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from detector.data.cache import load_dataset
-from detector.errors import ConfigError
 from detector.evaluation.results import read_coco_results
+from runyard.locks import held
 from runyard.reports.galleries import draw_gallery
 from runyard.reports.plots import plot_correlation, plot_training_curves
 from runyard.runs.folder import RunFolder
@@ -27,9 +23,6 @@ Artifact = tuple[Path, str]
 """A file worth keeping, and its folder among the run's artifacts."""
 
 GALLERY_IMAGES = 9
-_SECONDS_BETWEEN_LOOKS = 1.0
-
-_log = logging.getLogger(__name__)
 
 
 def launch(spec: ExperimentSpec, folder: RunFolder, launcher: Launcher) -> dict[str, Any]:
@@ -107,27 +100,6 @@ def close_journal(journal: Path, status: RunStatus, message: str = "", artifacts
 
 @contextmanager
 def only_process(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
-    """Keeps every other process out of a folder; the system gives the lock free when this process dies.
-
-    Raises ConfigError, naming `what` runs there, where another process holds it; with `wait` it waits for that one.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / "driver.lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        told = False
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not wait:
-                    raise ConfigError(
-                        f"another process is running this {what}", file=folder, remedy="Wait for it, or stop it"
-                    ) from None
-            if not told:
-                _log.warning("%s: another process is running this %s; waiting for it", folder, what)
-                told = True
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+    """Keep every other process out of a folder; ConfigError, naming the other process, unless it is to `wait`."""
+    with held(folder / "driver.lock", f"running this {what}", wait_s=None if wait else 0.0):
         yield
-    finally:
-        os.close(descriptor)

@@ -5,16 +5,10 @@ one harmless file name; nothing else in the project joins such text to a path.
 """
 
 import hashlib
-import json
-import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote_to_bytes
-
-from detector.files import atomic_file
 
 # '~' is the escape character because URLs leave it alone: '%' would be decoded by artifact servers (and '%23' is
 # refused by MLflow), '=' turns into a partition column in Parquet readers, and '_' is common in names.
@@ -23,7 +17,6 @@ _EMPTY_NAME = "~0"
 _KEPT = re.compile(r"[A-Za-z0-9._-]")
 _WINDOWS_DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)")
 _CUT_NAME = re.compile(r"~h[0-9a-f]{16}$")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_NAME_LENGTH = 120
 _HASH_LENGTH_IN_NAMES = 12
 
@@ -220,32 +213,3 @@ class SweepFolder:
     def as_run(self) -> RunFolder:
         """The same folder as a tracked run: the parent of the trials' runs."""
         return RunFolder(self.root)
-
-
-def atomic_write_bytes(path: Path, content: bytes) -> None:
-    """Write a file as `atomic_file` does; OSError where there is no room or no permission."""
-    with atomic_file(path) as stream:
-        stream.write(content)
-
-
-def atomic_write_text(path: Path, text: str) -> None:
-    """`atomic_write_bytes` for text, as UTF-8."""
-    atomic_write_bytes(path, text.encode("utf-8"))
-
-
-def atomic_write_json(path: Path, value: object) -> None:
-    """`atomic_write_bytes` for plain values, as strict JSON: NaN and infinities, which JSON lacks, become null."""
-    text = json.dumps(_strict(value), indent=2, ensure_ascii=False, allow_nan=False)
-    # Bytes of a file name that are no text: UTF-8 has no place for them, JSON's escapes have.
-    text = _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
-    atomic_write_text(path, text + "\n")
-
-
-def _strict(value: object) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return value

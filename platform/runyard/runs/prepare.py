@@ -19,8 +19,9 @@ from detector.data.fingerprint import fingerprint
 from detector.data.formats.layouts import open_splits
 from detector.data.samples import Dataset
 from detector.errors import ConfigError
+from detector.files import write_bytes, write_json
 from runyard.identity import differences
-from runyard.runs.folder import RunFolder, atomic_write_bytes, atomic_write_json, run_name, safe_name
+from runyard.runs.folder import RunFolder, run_name, safe_name
 from runyard.runs.image_check import check_splits, require_usable
 from runyard.runs.manifest import build_manifest, without_secrets
 from runyard.spec import ExperimentSpec, from_dict, to_dict
@@ -100,9 +101,9 @@ def prepare(spec: ExperimentSpec, data: tuple[Dataset, Dataset] | None = None) -
         save_dataset(train, folder.train_data)
         save_dataset(val, folder.val_data(spec.validation_hash))
         if weights is not None:
-            atomic_write_bytes(folder.initial_weights, save(weights))
-        atomic_write_json(folder.manifest, manifest)
-        atomic_write_json(folder.spec, to_dict(spec))
+            write_bytes(folder.initial_weights, save(weights))
+        write_json(folder.manifest, manifest, indent=2)
+        write_json(folder.spec, to_dict(spec), indent=2)
     except OSError as error:
         raise ConfigError(
             f"cannot be written ({error.strerror})", field="runtime.storage", file=folder.root,

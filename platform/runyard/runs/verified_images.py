@@ -15,7 +15,8 @@ from pathlib import Path
 import PIL
 
 from detector.data.samples import Dataset
-from runyard.runs.folder import atomic_write_text, safe_name
+from detector.files import write_text
+from runyard.runs.folder import safe_name
 
 _FORM = "runyard sound images 1"
 """With another way of checking, raise the number: earlier verdicts then count for nothing."""
@@ -60,7 +61,7 @@ def remember(memory: Path, keys: Iterable[str]) -> None:
     """
     rest = "\n".join(sorted({*keys, *recall(memory)}))
     try:
-        atomic_write_text(memory, f"{_first_line(rest)}\n{rest}")
+        write_text(memory, f"{_first_line(rest)}\n{rest}")
     except OSError:
         return
 

@@ -18,8 +18,9 @@ from detector.data.samples import Dataset
 from detector.errors import ConfigError, InputError, ResultFileError
 from detector.evaluation.coco_ap import IOU_THRESHOLDS, Backend, coco_average_precision
 from detector.evaluation.correlation import confidence_correlation, true_ious
-from detector.evaluation.results import DetectionTable, read_coco_results, write_json
+from detector.evaluation.results import DetectionTable, read_coco_results
 from detector.evaluation.voc_ap import Points, voc_average_precision
+from detector.files import write_json
 
 Protocol = Literal["coco", "voc07", "voc12"]
 
@@ -90,7 +91,7 @@ def evaluate_files(
     }
     if json_out is not None:
         try:
-            write_json(json_out, report, indent=2)
+            write_json(json_out, report, indent=2, non_finite="error")
         except OSError as error:
             raise InputError(f"cannot be written ({error.strerror or error})", file=json_out) from error
     return report

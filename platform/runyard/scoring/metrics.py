@@ -9,7 +9,8 @@ from detector.evaluation.coco_ap import IOU_THRESHOLDS, coco_average_precision
 from detector.evaluation.correlation import confidence_correlation, true_ious
 from detector.evaluation.results import DetectionTable, write_coco_results
 from detector.evaluation.voc_ap import voc_average_precision
-from runyard.runs.folder import EvaluationFolder, atomic_write_json
+from detector.files import write_json
+from runyard.runs.folder import EvaluationFolder
 
 CONFIDENCES = {"class_score": "class_scores", "predicted_iou": "ious", "confidence": "scores"}
 """What is correlated with the true IoU: metric name, column of the table."""
@@ -41,7 +42,7 @@ def write_evaluation(
 ) -> None:
     """Writes the result file (original ids, with the two factors of each score) and, last, the metrics."""
     write_coco_results(table, dataset, folder.detections, factors=True)
-    atomic_write_json(folder.metrics, metrics)
+    write_json(folder.metrics, metrics, indent=2)
 
 
 def _voc_metrics(dataset: Dataset, table: DetectionTable) -> dict[str, float | None]:

@@ -24,6 +24,7 @@ from detector.data.transforms import to_original_frame
 from detector.engine import autocast_dtype
 from detector.errors import DatasetError, InputError
 from detector.evaluation.results import DetectionTable
+from detector.files import write_json
 from detector.models.confidence import combine_scores
 from detector.models.postprocess import probability
 from detector.models.retinanet import RetinaNet
@@ -32,7 +33,7 @@ from detector.rescoring.kept_pairs import ScoringRow, survivors
 from detector.rescoring.oracle import truth_boxes
 from detector.rescoring.store import CandidateGroup, CandidateStore, CandidateWriter, publish_store
 from runyard.context import TrainContext, first_rank_decides, gather_on_first_rank
-from runyard.runs.folder import EvaluationFolder, atomic_write_json
+from runyard.runs.folder import EvaluationFolder
 from runyard.scoring.inference import forward_passes, to_table
 from runyard.scoring.metrics import score_detections, write_evaluation
 from runyard.spec import ExperimentSpec
@@ -152,7 +153,7 @@ def score_one(
     if detections:
         write_evaluation(folder, dataset, table, metrics)
     else:
-        atomic_write_json(folder.metrics, metrics)
+        write_json(folder.metrics, metrics, indent=2)
     return metrics
 
 

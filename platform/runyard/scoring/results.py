@@ -12,12 +12,13 @@ from detector.data.cache import load_dataset
 from detector.data.samples import Dataset
 from detector.errors import ConfigError, InputError
 from detector.evaluation.results import DetectionTable, read_coco_results
+from detector.files import write_json
 from detector.rescoring.header import StoreIdentity
 from detector.rescoring.store import CandidateStore
 from runyard.driver.errors import Failure
 from runyard.driver.jobs import final_checkpoint
 from runyard.paper import PaperTable
-from runyard.runs.folder import EvaluationFolder, RunFolder, SweepFolder, atomic_write_json
+from runyard.runs.folder import EvaluationFolder, RunFolder, SweepFolder
 from runyard.scoring.rescore import score_one, score_store, store_identity
 from runyard.spec import ExperimentSpec, from_dict, to_dict
 
@@ -127,7 +128,7 @@ def write_trials(sweep: SweepResult) -> None:
         "trials": rows,
         "paper": [table.to_dict() for table in sweep.paper],
     }
-    atomic_write_json(sweep.folder.trials, content)
+    write_json(sweep.folder.trials, content, indent=2)
 
 
 def load_sweep(path: Path) -> SweepResult:

@@ -14,21 +14,20 @@ Kinds of record and their payload:
 A crash may tear the last line; reading passes over it, opening for writing removes it and continues the numbering.
 """
 
-import fcntl
 import json
-import math
 import os
-import socket
 import threading
 import time
 import warnings
-import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from detector.errors import InputError
+from detector.errors import ConfigError, InputError
+from detector.files import encode_json
+from runyard.locks import LockHeldError, held
 
 RecordKind = Literal["params", "metrics", "tag", "artifact", "status", "event", "rewind"]
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
@@ -61,14 +60,22 @@ class Journal:
         if the folder cannot be written.
         """
         self.path = path
+        self._lock = ExitStack()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = _WriterLock(path, lock_timeout_s)
+            self._lock.enter_context(
+                held(path.with_name(path.name + ".lock"), "writing this run", wait_s=lock_timeout_s)
+            )
             reader = JournalReader(path)
             reader.poll()
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             os.ftruncate(self._descriptor, reader.offset)
+        except LockHeldError as error:
+            remedy = "Wait for it, or stop it; two processes must not write one run"
+            raise JournalError(error.problem, file=path, remedy=remedy) from error
+        except ConfigError as error:
+            raise JournalError(error.problem, file=path, remedy=error.remedy) from error
         except OSError as error:
+            self._lock.close()
             remedy = "Choose a storage path that this user may write to"
             raise JournalError(f"cannot be opened for writing: {error.strerror}", file=path, remedy=remedy) from error
         self._seq = reader.last_seq
@@ -87,11 +94,8 @@ class Journal:
         payload = self._checked(kind, payload)
         with self._thread_lock:
             self._seq += 1
-            line = {"seq": self._seq, "time": round(time.time(), 3), "kind": kind, "payload": _strict(payload)}
-            self._unwritten += json.dumps(line, ensure_ascii=False, allow_nan=False, default=str).encode(
-                "utf-8", "backslashreplace"
-            )
-            self._unwritten += b"\n"
+            line = {"seq": self._seq, "time": round(time.time(), 3), "kind": kind, "payload": payload}
+            self._unwritten += encode_json(line, non_finite="text", default=str) + b"\n"
             self._drain(sync=kind in _SYNCED_KINDS)
             return self._seq
 
@@ -103,7 +107,7 @@ class Journal:
             self._drain(sync=True)
             os.close(self._descriptor)
             self._descriptor = -1
-            self._lock.release()
+            self._lock.close()
 
     def __enter__(self) -> "Journal":
         return self
@@ -230,62 +234,3 @@ def _parse(line: bytes) -> Record | None:
         return record
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
-
-
-def _strict(value: object) -> object:
-    """Non-finite numbers as the strings that `float` reads back: JSON has no form for them."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return value
-
-
-class _WriterLock:
-    """An advisory lock on a file beside the journal that names its holder; the kernel drops it when a process dies."""
-
-    def __init__(self, journal: Path, timeout_s: float) -> None:
-        path = journal.with_name(journal.name + ".lock")
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() < deadline:
-                    time.sleep(0.1)
-                    continue
-                holder = os.pread(self._descriptor, 200, 0).decode("utf-8", "replace").strip()
-                os.close(self._descriptor)
-                raise JournalError(
-                    f"this run is being written by another process ({holder or 'unknown'})",
-                    file=journal,
-                    remedy="Wait for it, or stop it; two processes must not write one run",
-                ) from error
-            except OSError as error:
-                warnings.warn(f"{path}: this file system has no locks ({error})", RuntimeWarning, stacklevel=3)
-                break
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        _held_locks.add(self)
-
-    def release(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-            _held_locks.discard(self)
-
-
-_held_locks: "weakref.WeakSet[_WriterLock]" = weakref.WeakSet()
-
-
-def _leave_locks_to_parent() -> None:
-    """In a forked child (a data loader's worker): drop the inherited handles, or a lock outlives its owner."""
-    for lock in list(_held_locks):
-        lock.release()
-
-
-os.register_at_fork(after_in_child=_leave_locks_to_parent)

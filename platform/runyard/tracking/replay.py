@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detector.errors import InputError
-from runyard.runs.folder import RunFolder, atomic_write_json
+from detector.files import write_json
+from runyard.runs.folder import RunFolder
 from runyard.tracking.journal import Journal, JournalError, JournalReader, Record, read
 from runyard.tracking.names import POSITION_TAG
 from runyard.tracking.runs import TrackedRun
@@ -267,7 +268,7 @@ class JournalReplayer:
 
 def remember_run(folder: RunFolder, experiment: str, run: TrackedRun) -> None:
     """Write beside the journal what `sync` needs to find the run again, in whatever store."""
-    atomic_write_json(folder.tracking, {"experiment": experiment, "run": run.to_dict()})
+    write_json(folder.tracking, {"experiment": experiment, "run": run.to_dict()}, indent=2)
 
 
 def sync(folder: RunFolder, tracking_uri: str) -> int:

@@ -3,16 +3,16 @@
 Without any setting the store is a SQLite file beside the runs, so that nothing has to be installed or started.
 """
 
-import fcntl
 import os
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from detector.errors import InputError
+from detector.errors import ConfigError, InputError
+from runyard.locks import held
 from runyard.runs.folder import safe_name
 from runyard.runs.manifest import without_secrets
 
@@ -87,17 +87,15 @@ def sqlite_lock(tracking_uri: str) -> Iterator[None]:
     if database is None:
         yield
         return
-    try:
-        database.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(database.with_name(database.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        problem = f"the tracking store cannot be created ({error.strerror})"
-        raise TrackingError(problem, file=database, remedy="Choose a folder that this user may write to") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        try:
+            lock = database.with_name(database.name + ".lock")
+            stack.enter_context(held(lock, "opening this tracking store", wait_s=None))
+        except ConfigError as error:
+            raise TrackingError(
+                f"the tracking store cannot be created ({error.problem})", file=database, remedy=error.remedy
+            ) from error
         yield
-    finally:
-        os.close(descriptor)
 
 
 def ui_command(tracking_uri: str, port: int = 5000) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from detector.errors import ResultFileError
-from detector.evaluation.results import DetectionTable, read_coco_results, write_coco_results, write_json
+from detector.evaluation.results import DetectionTable, read_coco_results, write_coco_results
 
 GOOD = {"image_id": 100, "category_id": 7, "bbox": [1, 2, 3, 4], "score": 0.5}
 
@@ -139,16 +139,6 @@ def test_files_that_cannot_be_read(tmp_path, dataset):
 def test_a_byte_order_mark_is_no_obstacle(tmp_path, dataset):
     (tmp_path / "r.json").write_text("\ufeff" + json.dumps([GOOD]), encoding="utf-8")
     assert len(read_coco_results(tmp_path / "r.json", dataset)) == 1
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "report.json"
-    write_json(path, {"old": 1})
-    for bad in ({"value": float("nan")}, {"value": object()}):
-        with pytest.raises((ValueError, TypeError)):
-            write_json(path, bad)
-    assert json.loads(path.read_text()) == {"old": 1}
-    assert [entry.name for entry in tmp_path.iterdir()] == ["report.json"]
 
 
 def test_concatenated_tables_do_not_depend_on_who_had_which_image(make_table):

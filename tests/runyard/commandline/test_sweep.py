@@ -9,9 +9,10 @@ import pytest
 
 from detector.config import RetinaNetConfig, ScoringConfig
 from detector.errors import ConfigError
+from detector.files import write_json
 from runyard.commandline import existing
 from runyard.commandline import sweep as command
-from runyard.runs.folder import RunFolder, atomic_write_json
+from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec, to_dict
 
 ROWS = ("baseline", "none", "0.5")
@@ -106,9 +107,9 @@ def test_gpu_hours_come_from_a_measured_speed(tiny_data: Path) -> None:
 
 def finished(storage: Path, spec: ExperimentSpec, *, trained: bool = True) -> Path:
     folder = RunFolder(storage / f"run-{spec.recipe}")
-    atomic_write_json(folder.spec, to_dict(spec))
+    write_json(folder.spec, to_dict(spec), indent=2)
     if trained:
-        atomic_write_json(folder.evaluation(spec.scoring_hash).metrics, {})
+        write_json(folder.evaluation(spec.scoring_hash).metrics, {}, indent=2)
         folder.checkpoint(2).mkdir()
     return folder.root
 

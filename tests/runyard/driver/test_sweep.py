@@ -14,6 +14,7 @@ from mlflow.tracking import MlflowClient
 from detector.config import ScoringConfig
 from detector.data.cache import load_dataset
 from detector.errors import ConfigError, DatasetError
+from detector.files import write_json
 from runyard.driver.errors import SweepError
 from runyard.driver.plan import OpenedData, make_plan
 from runyard.driver.sweep import Finish, run_sweep
@@ -21,7 +22,7 @@ from runyard.failures import NonFiniteLossError
 from runyard.grid import expand
 from runyard.reports.report import Report
 from runyard.runs.attempt import journaled, only_process
-from runyard.runs.folder import RunFolder, SweepFolder, atomic_write_json
+from runyard.runs.folder import RunFolder, SweepFolder
 from runyard.scoring.results import SweepResult, load_sweep
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal
@@ -248,7 +249,7 @@ def test_two_scorings_in_one_journal_are_told_apart(rows: Rows, work) -> None:
 
 
 def finish_run(folder: RunFolder, spec: ExperimentSpec, metrics: dict[str, float]) -> None:
-    atomic_write_json(folder.evaluation(spec.scoring_hash).metrics, metrics)
+    write_json(folder.evaluation(spec.scoring_hash).metrics, metrics, indent=2)
     folder.checkpoint(2).mkdir(exist_ok=True)
 
 

@@ -12,12 +12,12 @@ import pytest
 from detector.data.formats.layouts import open_dataset
 from detector.data.samples import Dataset
 from detector.errors import ConfigError
+from detector.files import write_json
 from runyard.paper import ImageSet, PaperRow, PaperTable
 from runyard.reports.comparison import SweepTable, make_table
 from runyard.reports.lines import baseline_of, lines_of
 from runyard.reports.render import cell_text
 from runyard.reports.resampling import resampled_ap
-from runyard.runs.folder import atomic_write_json
 from runyard.scoring.results import load_sweep, write_trials
 from runyard.spec import ExperimentSpec, PaperReference
 from tests.detector.evaluation.paired import paired_bootstrap
@@ -159,7 +159,7 @@ def test_a_folder_that_is_no_sweep_is_refused(tmp_path: Path, content: str | Non
 
 def test_an_unknown_metric_of_an_old_evaluation_is_not_available(rows, val: Dataset, tmp_path: Path) -> None:
     sweep = finished_sweep(tmp_path, val, rows)
-    atomic_write_json(sweep.results[0].evaluation.metrics, {"val/AP": 0.1})
+    write_json(sweep.results[0].evaluation.metrics, {"val/AP": 0.1}, indent=2)
     table = table_of(load_sweep(sweep.folder.root), None)
     assert cells(table, "baseline")["AP50"] == "n/a"
 

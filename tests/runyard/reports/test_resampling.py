@@ -12,8 +12,8 @@ from detector.data.samples import Dataset
 from detector.errors import InputError
 from detector.evaluation.bootstrap import mean_difference
 from detector.evaluation.coco_ap import coco_average_precision
+from detector.files import write_json
 from runyard.reports.resampling import ResampledAP, best_alpha_on_halves, image_halves, resampled_ap
-from runyard.runs.folder import atomic_write_json
 from runyard.scoring.results import TrialResult
 from runyard.spec import ExperimentSpec
 from tests.detector.evaluation.paired import paired_bootstrap
@@ -70,7 +70,7 @@ def test_it_is_read_again_and_a_damaged_one_is_made_again(pair: tuple[TrialResul
     first = resampled_ap(pair[0])
     pair[0].evaluation.detections.unlink()  # not needed any more
     np.testing.assert_array_equal(resampled_ap(pair[0]).draws, first.draws)
-    atomic_write_json(pair[0].evaluation.metrics, {"val/AP": 0.5})  # another evaluation
+    write_json(pair[0].evaluation.metrics, {"val/AP": 0.5})  # another evaluation
     with pytest.raises(InputError):
         resampled_ap(pair[0])
     path = pair[1].evaluation.resampled

@@ -1,15 +1,12 @@
-"""Safe names, the run folder, and files written whole or not at all."""
+"""Safe names and the run folder."""
 
-import json
-import math
-import os
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from runyard.runs.folder import RunFolder, atomic_write_json, atomic_write_text, original_name, run_name, safe_name
+from runyard.runs.folder import RunFolder, original_name, run_name, safe_name
 
 
 def test_ordinary_names_stay_readable() -> None:
@@ -65,35 +62,3 @@ def test_everything_of_a_run_lies_under_its_root(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert len(set(paths)) == len(paths)
     assert all(path.resolve().is_relative_to(folder.root.resolve()) for path in paths)
-
-
-def test_atomic_write_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "file.txt"
-    atomic_write_text(path, "first")
-    atomic_write_text(path, "sécond")
-    assert path.read_text(encoding="utf-8") == "sécond"
-    assert os.listdir(path.parent) == ["file.txt"]
-
-
-def test_a_failed_write_keeps_the_old_file_and_removes_the_temporary_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "file.txt"
-    atomic_write_text(path, "good")
-
-    def disk_full(_descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", disk_full)
-    with pytest.raises(OSError, match="No space left"):
-        atomic_write_text(path, "bad")
-    assert path.read_text() == "good"
-    assert os.listdir(tmp_path) == ["file.txt"]
-
-
-def test_json_is_strict_and_non_finite_numbers_become_null(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.json"
-    atomic_write_json(path, {"AP": math.nan, "nested": [math.inf, 1.5, ("ü", None)], 1: True})
-    assert json.loads(path.read_text(), parse_constant=pytest.fail) == {
-        "AP": None, "nested": [None, 1.5, ["ü", None]], "1": True,
-    }  # fmt: skip
