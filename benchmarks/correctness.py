@@ -19,7 +19,7 @@ from benchmarks.settings import Settings
 from benchmarks.workloads import COCO_CLASSES, FULL_SIZE, to_device, trained_outputs, training_batch
 from detector.config import BackboneConfig, DataConfig, LossConfig, OptimConfig, RetinaNetConfig, ScoringConfig
 from detector.data.batching import normalise
-from detector.data.formats.layouts import open_dataset
+from detector.data.formats import open_dataset
 from detector.data.loaders import make_train_loader
 from detector.data.samples import Dataset
 from detector.data.synthetic import generate_shapes

@@ -36,15 +36,28 @@ def training_and_validation(
     a stated list where the validation file has boxes of a class that the training classes lack.
     """
     train_dataset = single_dataset(train, classes)
-    category_index_of = _category_index_of(val)
-    if classes is None:
-        _check_validation_classes(train, val, train_dataset.class_names)
-    elif val.lists_unused_classes:
-        _check_stated(val, classes, category_index_of)
-    absent = [name for name in train_dataset.class_names if name not in category_index_of]
+    if classes is not None and val.lists_unused_classes:
+        _check_stated(val, classes, _category_index_of(val))
+    stated = classes is not None
+    return train_dataset, later_split(val, train_dataset.class_names, stated, trained_on=str(train.source))
+
+
+def later_split(
+    split: ParsedSplit, classes: Sequence[str], drop_other_classes: bool, *, trained_on: str = "the training data"
+) -> Dataset:
+    """A split to evaluate on, with the class list of the training data; its category ids are its own file's.
+
+    Args:
+        drop_other_classes: leave out boxes of classes that are not in the list; else they are a DatasetError.
+        trained_on: what the class list comes from, for that error.
+    """
+    category_index_of = _category_index_of(split)
+    if not drop_other_classes:
+        _check_validation_classes(split, classes, trained_on)
+    absent = [name for name in classes if name not in category_index_of]
     if absent:
-        logger.warning("%s has nothing of these classes: %s", val.name, first_offenders(absent))
-    return train_dataset, to_dataset(val, train_dataset.class_names, category_index_of)
+        logger.warning("%s has nothing of these classes: %s", split.name, first_offenders(absent))
+    return to_dataset(split, classes, category_index_of)
 
 
 def _own_classes(split: ParsedSplit) -> tuple[str, ...]:
@@ -81,16 +94,16 @@ def _category_index_of(split: ParsedSplit) -> dict[str, int]:
     """
     unused = _unused_supercategories(split)
     index_of: dict[str, int] = {}
-    twins: list[str] = []
+    duplicates: list[str] = []
     for position, category in enumerate(split.categories):
         earlier = index_of.get(category.name)
         if earlier is None or earlier in unused:
             index_of[category.name] = position
         elif position not in unused:
-            twins.append(category.name)
-    if twins:
+            duplicates.append(category.name)
+    if duplicates:
         raise DatasetError(
-            f"{len(twins)} class names are used by several categories: {first_offenders(twins)}",
+            f"{len(duplicates)} class names are used by several categories: {first_offenders(duplicates)}",
             file=split.source, field="categories", remedy="Give each category a name of its own",
         )  # fmt: skip
     return index_of
@@ -108,16 +121,16 @@ def _check_stated(split: ParsedSplit, classes: Sequence[str], category_index_of:
         )  # fmt: skip
 
 
-def _check_validation_classes(train: ParsedSplit, val: ParsedSplit, classes: Sequence[str]) -> None:
+def _check_validation_classes(val: ParsedSplit, classes: Sequence[str], trained_on: str) -> None:
     counts = val.boxes_per_category()
-    strangers = [
+    unknown = [
         (category.name, int(count))
         for category, count in zip(val.categories, counts, strict=True)
         if count and category.name not in classes
     ]
-    if strangers:
-        listed = first_offenders(strangers, lambda stranger: f"{stranger[0]!r} ({stranger[1]} boxes)")
+    if unknown:
+        listed = first_offenders(unknown, lambda entry: f"{entry[0]!r} ({entry[1]} boxes)")
         raise DatasetError(
-            f"has boxes of classes that {train.source} has none of: {listed}", file=val.source, field="categories",
+            f"has boxes of classes that {trained_on} has none of: {listed}", file=val.source, field="categories",
             remedy=f"Make the names equal, or state the class list. Training has: {', '.join(map(repr, classes))}",
         )  # fmt: skip

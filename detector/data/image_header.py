@@ -9,13 +9,17 @@ state agrees with that (as annotation tools in browsers show it); else to the st
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from detector.data.invalid_entries import first_offenders
 from detector.errors import DatasetError
 
 MAX_PIXELS = 100_000_000
@@ -79,6 +83,31 @@ def read_size(path: Path) -> tuple[int, int]:
     """
     with open_image(path) as image:
         return upright_size(image, orientation_of(image))
+
+
+def read_sizes(paths: Sequence[Path]) -> NDArray[np.int64]:
+    """(N, 2) height and width of N images by their headers; several at a time, as storage may be far away.
+
+    Raises DatasetError as `read_size`; of several files, the first ten are named and all are counted.
+    """
+
+    def attempt(path: Path) -> tuple[int, int] | DatasetError:
+        try:
+            return read_size(path)
+        except DatasetError as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        results = list(pool.map(attempt, paths))
+    errors = [result for result in results if isinstance(result, DatasetError)]
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise DatasetError(
+            f"the sizes of {len(errors)} images cannot be read: {first_offenders(errors, str)}",
+            remedy="Replace these files, or remove their entries",
+        )
+    return np.array(results, dtype=np.int64).reshape(-1, 2)
 
 
 def _too_large(path: Path, size: str | None = None) -> DatasetError:

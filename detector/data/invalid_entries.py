@@ -10,11 +10,14 @@ Offender = TypeVar("Offender")
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 80
+_short.maxlevel = 3  # six entries a level: lists within lists grow fast
+_LONGEST = 200
 
 
 def short_repr(value: object) -> str:
     """repr() of a value from an untrusted file, bounded in length and depth; control characters are escaped."""
-    return _short.repr(value)
+    text = _short.repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def first_offenders(offenders: Sequence[Offender], describe: Callable[[Offender], str] = short_repr) -> str:

@@ -42,7 +42,7 @@ class SourceConfig:
 
     data: Path | None = None
     """Folder of the data set."""
-    format: Literal["auto", "coco", "voc"] = "auto"
+    format: Literal["auto", "coco", "voc", "yolo"] = "auto"
     train_annotations: Path | None = None
     """COCO JSON of the training split, where the layout cannot tell."""
     train_images: Path | None = None

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from detector.config import BackboneConfig, DataConfig, LossConfig, OptimConfig, RetinaNetConfig
 from detector.data.batching import Batch
-from detector.data.formats.layouts import open_dataset
+from detector.data.formats import open_dataset
 from detector.data.loaders import make_train_loader
 from detector.engine import TrainingEngine
 from detector.models.retinanet import RetinaNet

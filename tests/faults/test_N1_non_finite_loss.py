@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from detector.data.epoch_plan import aspect_groups, epoch_batches, trainable_images
-from detector.data.formats.layouts import open_dataset
+from detector.data.formats import open_dataset
 from runyard.failures import NonFiniteLossError
 from runyard.runs.attempt import journaled, launch
 from runyard.runs.prepare import prepare

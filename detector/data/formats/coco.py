@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from detector.data.class_list import single_dataset
 from detector.data.image_files import find_images
-from detector.data.image_header import read_size
+from detector.data.image_header import read_sizes
 from detector.data.invalid_entries import first_offenders
 from detector.data.json_columns import Rows
 from detector.data.json_reading import read_json_object
@@ -103,8 +103,9 @@ def _image_sizes(rows: Rows, paths: Sequence[Path] | None) -> NDArray[np.int64]:
     """(N, 2) height, width as stated; where one is not, from the file's header, or 0 x 0 without files."""
     stated = [(row.get("height"), row.get("width")) for row in rows.rows]
     unstated = [index for index, size in enumerate(stated) if None in size]
-    for index in unstated:
-        stated[index] = read_size(paths[index]) if paths is not None else (1, 1)
+    read = np.ones((len(unstated), 2)) if paths is None else read_sizes([paths[index] for index in unstated])
+    for index, (height, width) in zip(unstated, read.astype(int).tolist(), strict=True):
+        stated[index] = (height, width)
     sizes = np.stack([rows.sizes([size[axis] for size in stated], key) for axis, key in enumerate(("height", "width"))])
     if paths is None:
         sizes[:, unstated] = 0

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detector.data.class_list import single_dataset
-from detector.data.formats.voc_folders import VocFiles, find_files
+from detector.data.formats.data_format import DataFormat
+from detector.data.formats.voc_folders import VocFiles, find_files, find_trees, image_sets
 from detector.data.formats.voc_xml import VocAnnotation, read_voc_xml
-from detector.data.image_header import read_size
+from detector.data.image_header import read_sizes
 from detector.data.invalid_entries import first_offenders
 from detector.data.parsed_split import ParsedSplit, SourceCategory
 from detector.data.samples import Dataset
@@ -43,7 +45,7 @@ def parse_voc(root: Path, image_sets: str, name: str) -> ParsedSplit:
     """
     files = find_files(root, image_sets)
     annotations = _read_all(files)
-    sizes = [annotation.size or read_size(file.image) for annotation, file in zip(annotations, files, strict=True)]
+    sizes = _image_sizes(annotations, files)
     objects = [(image, item) for image, annotation in enumerate(annotations) for item in annotation.objects]
     class_names = _class_names({item.name for _, item in objects})
     index_of = {class_name: index for index, class_name in enumerate(class_names)}
@@ -55,7 +57,7 @@ def parse_voc(root: Path, image_sets: str, name: str) -> ParsedSplit:
         lists_unused_classes=False,
         image_paths=[file.image for file in files],
         image_ids=[file.stem for file in files],
-        image_sizes=np.array(sizes, dtype=np.int64),
+        image_sizes=sizes,
         image_index=np.array([image for image, _ in objects], dtype=np.int64),
         category_index=np.array([index_of[item.name] for _, item in objects], dtype=np.int64),
         boxes_xywh=boxes,
@@ -64,6 +66,14 @@ def parse_voc(root: Path, image_sets: str, name: str) -> ParsedSplit:
         is_difficult=np.array([item.is_difficult for _, item in objects], dtype=bool),
         box_convention="inclusive",
     )
+
+
+def _image_sizes(annotations: list[VocAnnotation], files: list[VocFiles]) -> NDArray[np.int64]:
+    """(N, 2) height, width as stated, else from the image file's header."""
+    sizes = np.array([annotation.size or (0, 0) for annotation in annotations], dtype=np.int64)
+    unstated = np.flatnonzero(sizes[:, 0] == 0)
+    sizes[unstated] = read_sizes([files[index].image for index in unstated])
+    return sizes
 
 
 def _class_names(seen: set[str]) -> tuple[str, ...]:
@@ -86,3 +96,18 @@ def _read_all(files: list[VocFiles]) -> list[VocAnnotation]:
     if errors:
         raise DatasetError(f"{len(errors)} annotation files cannot be used: {first_offenders(errors, str)}")
     return annotations
+
+
+def _find(root: Path, split: str) -> Path | None:
+    return next(iter(find_trees(root).values()), None)
+
+
+def _parse(root: Path, split: str, images: Path | None) -> ParsedSplit:
+    return parse_voc(root, split, f"{root.name}/{split}")
+
+
+def _looked_for(split: str) -> str:
+    return "Annotations, JPEGImages and ImageSets/Main in it or its sub-folders"
+
+
+VOC = DataFormat("voc", _find, image_sets, _parse, _looked_for)

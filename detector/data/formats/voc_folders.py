@@ -17,6 +17,7 @@ from detector.errors import DatasetError
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _IMAGE_SET = re.compile(r"(?:(\d{4}):)?([^:+/\\\0]+)")
 _YEAR_FOLDER = re.compile(r"VOC(\d{4})")
+_YEAR = re.compile(r"\d{4}")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,18 @@ def find_trees(root: Path) -> dict[str, Path]:
         if trees:
             return trees
     return {}
+
+
+def image_sets(root: Path) -> list[str]:
+    """Names of the splits of a VOC folder ('trainval') or devkit ('2007:trainval'), sorted; without per-class sets."""
+    trees = find_trees(root)
+    found = []
+    for key, tree in trees.items():
+        names = {file.removesuffix(".txt") for file in list_files(tree / "ImageSets" / "Main") if file.endswith(".txt")}
+        # VOC has lists such as cat_train.txt beside train.txt.
+        whole = [name for name in names if name.rpartition("_")[2] not in names - {name}]
+        found += [f"{key}:{name}" if _YEAR.fullmatch(key) else name for name in whole]
+    return sorted(set(found))
 
 
 def find_files(root: Path, image_sets: str) -> list[VocFiles]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from detector.data.cache import save_dataset
 from detector.data.epoch_plan import trainable_images
 from detector.data.fingerprint import fingerprint
-from detector.data.formats.layouts import open_splits
+from detector.data.formats import open_splits
 from detector.data.samples import Dataset
 from detector.errors import ConfigError
 from detector.files import write_bytes, write_json

@@ -11,8 +11,8 @@ import pytest
 
 from detector.data import cache
 from detector.data.cache import load_dataset, save_dataset
+from detector.data.formats import open_dataset
 from detector.data.formats.coco import load_coco
-from detector.data.formats.layouts import open_dataset
 from detector.data.samples import Dataset
 from detector.errors import DatasetError
 

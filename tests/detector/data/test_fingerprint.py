@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from detector.data.fingerprint import fingerprint
+from detector.data.formats import open_dataset
 from detector.data.formats.coco import load_coco
-from detector.data.formats.layouts import open_dataset
 from detector.errors import DatasetError
 
 Content = dict[str, Any]

@@ -15,8 +15,8 @@ from hypothesis.extra.numpy import arrays
 
 from detector.data import health
 from detector.data.box_counts import count_boxes
+from detector.data.formats import open_dataset
 from detector.data.formats.coco import load_coco
-from detector.data.formats.layouts import open_dataset
 from detector.data.health import count_contents, find_unusable
 
 Content = dict[str, Any]

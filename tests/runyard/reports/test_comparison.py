@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detector.data.formats.layouts import open_dataset
+from detector.data.formats import open_dataset
 from detector.data.samples import Dataset
 from detector.errors import ConfigError
 from detector.files import write_json

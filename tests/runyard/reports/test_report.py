@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from detector.config import ScoringConfig
-from detector.data.formats.layouts import open_dataset
+from detector.data.formats import open_dataset
 from detector.data.samples import Dataset
 from detector.errors import ConfigError
 from runyard import cli

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detector.data.formats.layouts import open_dataset
+from detector.data.formats import open_dataset
 from detector.data.samples import Dataset
 from detector.errors import InputError
 from detector.evaluation.bootstrap import mean_difference

@@ -10,7 +10,7 @@ import pytest
 
 from detector.config import DataConfig
 from detector.data import health
-from detector.data.formats.layouts import open_splits
+from detector.data.formats import open_splits
 from detector.data.samples import Dataset
 from runyard.driver.plan import OpenedData
 from runyard.runs import progress_bar

@@ -13,7 +13,7 @@ import torch
 from detector.checkpoint import load_checkpoint, save_checkpoint
 from detector.config import BackboneConfig, DataConfig, OptimConfig, RetinaNetConfig, ScoringConfig
 from detector.data.cache import load_dataset, save_dataset
-from detector.data.formats.layouts import open_dataset
+from detector.data.formats import open_dataset
 from detector.data.loaders import make_train_loader
 from detector.data.synthetic import generate_shapes
 from detector.data.transforms import to_original_frame

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.data.formats.layouts import open_dataset, open_splits
+from detector.data.formats import open_dataset, open_splits
 from detector.errors import DatasetError
 
 Content = dict[str, Any]
@@ -113,7 +113,7 @@ def test_what_is_not_there_is_told_with_what_is(tmp_path: Path, coco: Content, l
     with pytest.raises(DatasetError, match="no data set was named"):
         open_dataset(None, "train")
     root = lay_out(coco, ("train/_annotations.coco.json", "train"))
-    with pytest.raises(DatasetError, match="is no folder"):
+    with pytest.raises(DatasetError, match="is not a folder"):
         open_dataset(root / "train" / "_annotations.coco.json", "train")
     with pytest.raises(DatasetError, match="must not be empty"):
         open_dataset(root, "")
