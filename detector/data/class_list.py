@@ -68,8 +68,9 @@ def _own_classes(split: ParsedSplit) -> tuple[str, ...]:
     unused = _unused_supercategories(split)
     if unused:
         names = ", ".join(repr(split.categories[position].name) for position in sorted(unused))
-        logger.info("%s: no class, as it has no boxes and other classes call it their supercategory: %s",
-                    split.name, names)  # fmt: skip
+        logger.info(
+            "%s: no class, as it has no boxes and other classes call it their supercategory: %s", split.name, names
+        )
     kept = tuple(category.name for position, category in enumerate(split.categories) if position not in unused)
     if not kept:
         raise DatasetError("has no classes", file=split.source, remedy="State the class list, or name another split")
@@ -104,8 +105,10 @@ def _category_index_of(split: ParsedSplit) -> dict[str, int]:
     if duplicates:
         raise DatasetError(
             f"{len(duplicates)} class names are used by several categories: {first_offenders(duplicates)}",
-            file=split.source, field="categories", remedy="Give each category a name of its own",
-        )  # fmt: skip
+            file=split.source,
+            field="categories",
+            remedy="Give each category a name of its own",
+        )
     return index_of
 
 
@@ -116,9 +119,11 @@ def _check_stated(split: ParsedSplit, classes: Sequence[str], category_index_of:
         close = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f"Did you mean {close[0]!r}? " if close else ""
         raise DatasetError(
-            f"does not have the stated classes {', '.join(map(repr, unknown))}", file=split.source, field="classes",
+            f"does not have the stated classes {', '.join(map(repr, unknown))}",
+            file=split.source,
+            field="classes",
             remedy=f"{hint}It has: {', '.join(map(repr, known))}",
-        )  # fmt: skip
+        )
 
 
 def _check_validation_classes(val: ParsedSplit, classes: Sequence[str], trained_on: str) -> None:
@@ -131,6 +136,8 @@ def _check_validation_classes(val: ParsedSplit, classes: Sequence[str], trained_
     if unknown:
         listed = first_offenders(unknown, lambda entry: f"{entry[0]!r} ({entry[1]} boxes)")
         raise DatasetError(
-            f"has boxes of classes that {trained_on} has none of: {listed}", file=val.source, field="categories",
+            f"has boxes of classes that {trained_on} has none of: {listed}",
+            file=val.source,
+            field="categories",
             remedy=f"Make the names equal, or state the class list. Training has: {', '.join(map(repr, classes))}",
-        )  # fmt: skip
+        )

@@ -31,8 +31,10 @@ def find_images(folder: Path, names: Sequence[str], source: Path) -> list[Path]:
         raise DatasetError(
             f"{len(outside)} file names are empty, absolute or lead out of the images folder: "
             f"{first_offenders(outside)}",
-            file=source, field="file_name", remedy="Write them relative to the images folder",
-        )  # fmt: skip
+            file=source,
+            field="file_name",
+            remedy="Write them relative to the images folder",
+        )
     folder = Path(os.path.abspath(folder))
     present = {"": list_files(folder)}
     places = [os.path.split(os.path.normpath(name)) for name in names]
@@ -46,8 +48,9 @@ def find_images(folder: Path, names: Sequence[str], source: Path) -> list[Path]:
     if missing:
         raise DatasetError(
             f"{len(missing)} of the {len(names)} images named in {source} are missing: {first_offenders(missing)}",
-            file=folder, remedy="Name the folder that holds them, or remove their entries",
-        )  # fmt: skip
+            file=folder,
+            remedy="Name the folder that holds them, or remove their entries",
+        )
     return [folder / name for name in names]
 
 

@@ -53,8 +53,9 @@ def _decide_orientation(path: Path, image: Image.Image, expected_size: tuple[int
         return 1
     raise DatasetError(
         f"is {image.width}x{image.height} pixels, the annotations say {expected_size[1]}x{expected_size[0]}",
-        file=path, remedy="Its boxes may be off by that scale: correct the annotations or replace the file",
-    )  # fmt: skip
+        file=path,
+        remedy="Its boxes may be off by that scale: correct the annotations or replace the file",
+    )
 
 
 def _decode(image: Image.Image, path: Path) -> Tensor:

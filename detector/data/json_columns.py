@@ -33,9 +33,11 @@ class Rows:
         """The list of that name; DatasetError where it is missing or holds anything but objects."""
         if list_name not in content:
             raise DatasetError(
-                f"has no list {list_name!r}", file=file, value=sorted(content),
+                f"has no list {list_name!r}",
+                file=file,
+                value=sorted(content),
                 remedy="A COCO file is an object with 'images', 'annotations' and 'categories'",
-            )  # fmt: skip
+            )
         rows = content[list_name]
         if not isinstance(rows, list):
             raise DatasetError("must be a list", file=file, field=list_name, value=type(rows).__name__)
@@ -43,8 +45,9 @@ class Rows:
             strangers = [index for index, row in enumerate(rows) if type(row) is not dict]
             raise DatasetError(
                 f"{len(strangers)} entries are no objects: {first_offenders(strangers, lambda i: f'number {i}')}",
-                file=file, field=list_name,
-            )  # fmt: skip
+                file=file,
+                field=list_name,
+            )
         return cls(file, list_name, rows)
 
     def column(self, key: str) -> list[Any]:
@@ -131,8 +134,10 @@ class Rows:
         if repeated:
             raise DatasetError(
                 f"{len(repeated)} values are used more than once: {first_offenders(repeated)}",
-                file=self.file, field=f"{self.list_name}.{key}", remedy="Each must be used once",
-            )  # fmt: skip
+                file=self.file,
+                field=f"{self.list_name}.{key}",
+                remedy="Each must be used once",
+            )
 
     def error(
         self, problem: str, offenders: Sequence[int], key: str, *, show: str | None = "value", remedy: str | None = None
@@ -146,8 +151,10 @@ class Rows:
 
         return DatasetError(
             f"{len(offenders)} of {len(self.rows)} {problem}: {first_offenders(offenders, describe)}",
-            file=self.file, field=f"{self.list_name}.{key}", remedy=remedy,
-        )  # fmt: skip
+            file=self.file,
+            field=f"{self.list_name}.{key}",
+            remedy=remedy,
+        )
 
 
 def _whole(value: int | float) -> int | None:

@@ -35,13 +35,15 @@ def read_json_object(path: Path, ignored_keys: Collection[str] = ()) -> dict[str
     except _NonFiniteLiteralError as error:
         raise DatasetError(
             f"holds the literal {error} {_position_of_constant(text)}, which is not JSON",
-            file=path, remedy="Remove the entry or give it a number",
-        ) from error  # fmt: skip
+            file=path,
+            remedy="Remove the entry or give it a number",
+        ) from error
     except json.JSONDecodeError as error:
         raise DatasetError(
             f"is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}",
-            file=path, remedy="It may be cut off: download or export it again",
-        ) from error  # fmt: skip
+            file=path,
+            remedy="It may be cut off: download or export it again",
+        ) from error
     except RecursionError as error:
         raise DatasetError("is nested too deeply for an annotation file", file=path) from error
     except ValueError as error:
@@ -49,9 +51,10 @@ def read_json_object(path: Path, ignored_keys: Collection[str] = ()) -> dict[str
         raise DatasetError(f"holds a number that cannot be read ({error})", file=path) from error
     if not isinstance(content, dict):
         raise DatasetError(
-            f"must be a JSON object at the top, is a {type(content).__name__}", file=path,
+            f"must be a JSON object at the top, is a {type(content).__name__}",
+            file=path,
             remedy="A COCO file is an object with 'images', 'annotations' and 'categories'",
-        )  # fmt: skip
+        )
     return content
 
 

@@ -110,5 +110,7 @@ def _log_dropped(split: ParsedSplit, dropped: NDArray[np.bool_]) -> None:
         names = sorted({split.categories[index].name for index in np.unique(split.category_index[dropped])})
         logger.info(
             "%s: %d annotations of classes outside the stated list are left out: %s",
-            split.name, int(dropped.sum()), ", ".join(map(repr, names)),
-        )  # fmt: skip
+            split.name,
+            int(dropped.sum()),
+            ", ".join(map(repr, names)),
+        )

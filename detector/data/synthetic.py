@@ -64,8 +64,12 @@ def generate_shapes(root: Path, *, train_images: int, val_images: int, image_siz
         ConfigError: an argument is out of range.
         DatasetError: `root` holds something else, which is left as it is.
     """
-    for name, value, least in (("train_images", train_images, 1), ("val_images", val_images, 1),
-                               ("image_size", image_size, 32), ("seed", seed, 0)):  # fmt: skip
+    for name, value, least in (
+        ("train_images", train_images, 1),
+        ("val_images", val_images, 1),
+        ("image_size", image_size, 32),
+        ("seed", seed, 0),
+    ):
         if value < least:
             raise ConfigError(f"must be at least {least}", field=name, value=value)
     root = Path(root)

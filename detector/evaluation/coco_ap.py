@@ -138,9 +138,15 @@ def _evaluate_hotcoco(columns: _Columns, limits: tuple[int, ...]) -> tuple[NDArr
     import hotcoco
 
     truth = hotcoco.COCO.from_arrays(
-        columns.images, columns.categories, columns.truth_image, columns.truth_category, columns.truth_xywh,
-        ids=np.arange(1, len(columns.truth_image) + 1), area=columns.truth_area, iscrowd=columns.truth_crowd,
-    )  # fmt: skip
+        columns.images,
+        columns.categories,
+        columns.truth_image,
+        columns.truth_category,
+        columns.truth_xywh,
+        ids=np.arange(1, len(columns.truth_image) + 1),
+        area=columns.truth_area,
+        iscrowd=columns.truth_crowd,
+    )
     rows = np.column_stack([columns.image, columns.xywh, columns.score, columns.category])
     evaluation: Any = hotcoco.COCOeval(truth, truth.load_res(rows), "bbox")
     _set_parameters(evaluation.params, limits)
@@ -172,13 +178,21 @@ def _evaluate_pycocotools(
 
     with contextlib.redirect_stdout(io.StringIO()):
         truth = load(
-            columns.truth_image, columns.truth_category, columns.truth_xywh, columns.truth_area, columns.truth_crowd,
+            columns.truth_image,
+            columns.truth_category,
+            columns.truth_xywh,
+            columns.truth_area,
+            columns.truth_crowd,
             np.zeros(len(columns.truth_image)),
-        )  # fmt: skip
+        )
         found = load(
-            columns.image, columns.category, columns.xywh, columns.xywh[:, 2] * columns.xywh[:, 3],
-            np.zeros(len(columns.image), dtype=bool), columns.score,
-        )  # fmt: skip
+            columns.image,
+            columns.category,
+            columns.xywh,
+            columns.xywh[:, 2] * columns.xywh[:, 3],
+            np.zeros(len(columns.image), dtype=bool),
+            columns.score,
+        )
         evaluation = COCOeval(truth, found, "bbox")
         _set_parameters(evaluation.params, limits)
         evaluation.evaluate()

@@ -47,9 +47,7 @@ def match_as_coco(dataset: Dataset, table: DetectionTable, *, max_detections: in
     rank = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
     order, rank = order[rank < max_detections], rank[rank < max_detections]
     crowd = dataset.is_crowd | dataset.is_difficult
-    outcome = _match_ranks(
-        rank, *_ranked_pairs(table.boxes_xywh[order], groups[order], dataset, crowd), crowd
-    )  # fmt: skip
+    outcome = _match_ranks(rank, *_ranked_pairs(table.boxes_xywh[order], groups[order], dataset, crowd), crowd)
     # Ties over images rank by image id, as in `coco_average_precision`; within an image they are in order already.
     image_index = table.image_index[order]
     by_class = np.lexsort((rank, image_ranks(dataset)[image_index], -table.scores[order], table.labels[order]))

@@ -88,10 +88,13 @@ def write_coco_results(table: DetectionTable, dataset: Dataset, path: Path, *, f
     rows: list[dict[str, Any]] = [
         {"image_id": dataset.image_ids[image], "category_id": category_ids[label], "bbox": box, "score": score}
         for image, label, box, score in zip(
-            table.image_index.tolist(), table.labels.tolist(), table.boxes_xywh.tolist(), table.scores.tolist(),
+            table.image_index.tolist(),
+            table.labels.tolist(),
+            table.boxes_xywh.tolist(),
+            table.scores.tolist(),
             strict=True,
         )
-    ]  # fmt: skip
+    ]
     if factors:
         for name, column in (("class_score", table.class_scores), ("iou", table.ious)):
             for index in np.flatnonzero(np.isfinite(column)).tolist():
@@ -119,8 +122,9 @@ def read_coco_results(path: Path, dataset: Dataset) -> DetectionTable:
         ]
         raise ResultFileError(
             f"{len(offenders)} of {len(rows)} rows cannot be scored: {first_offenders(offenders, str)}",
-            file=path, remedy=f"{_FORM}, with the ids of the annotation file",
-        )  # fmt: skip
+            file=path,
+            remedy=f"{_FORM}, with the ids of the annotation file",
+        )
     return table
 
 
@@ -153,14 +157,18 @@ def _read_columns(
             return None
         if bool in set(map(type, chain(image_ids, category_ids))):
             return None
-        table = DetectionTable(
-            image_index=np.array([image_index_of[image_id] for image_id in image_ids], dtype=np.int64),
-            labels=np.array([label_of[category_id] for category_id in category_ids], dtype=np.int64),
-            boxes_xywh=np.array(boxes, dtype=np.float64).reshape(len(rows), -1),
-            scores=np.array(scores, dtype=np.float64),
-            class_scores=np.array(factors[0], dtype=np.float64),
-            ious=np.array(factors[1], dtype=np.float64),
-        ) if rows else DetectionTable.empty()  # fmt: skip
+        table = (
+            DetectionTable(
+                image_index=np.array([image_index_of[image_id] for image_id in image_ids], dtype=np.int64),
+                labels=np.array([label_of[category_id] for category_id in category_ids], dtype=np.int64),
+                boxes_xywh=np.array(boxes, dtype=np.float64).reshape(len(rows), -1),
+                scores=np.array(scores, dtype=np.float64),
+                class_scores=np.array(factors[0], dtype=np.float64),
+                ious=np.array(factors[1], dtype=np.float64),
+            )
+            if rows
+            else DetectionTable.empty()
+        )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
     return table if bool((table.boxes_xywh[:, 2:] >= 0).all()) else None

@@ -109,9 +109,11 @@ def _parse(
     if annotations is not None:
         if format not in ("auto", COCO.name):
             raise DatasetError(
-                f"is a COCO file, and the format was said to be {format.upper()}", file=annotations, field="format",
+                f"is a COCO file, and the format was said to be {format.upper()}",
+                file=annotations,
+                field="format",
                 remedy="Leave one of the two out",
-            )  # fmt: skip
+            )
         return explicit_files(annotations, images).parse()
     if root is None:
         raise _nothing_named()
@@ -124,9 +126,10 @@ def _parse(
     chosen = _format_of(root, split, format)
     if images is not None and not chosen.chooses_images:
         raise DatasetError(
-            f"cannot be chosen for {chosen.name.upper()} data sets, whose images have their place", field="images",
+            f"cannot be chosen for {chosen.name.upper()} data sets, whose images have their place",
+            field="images",
             value=images,
-        )  # fmt: skip
+        )
     return chosen.parse(root, split, images)
 
 
@@ -139,17 +142,21 @@ def _format_of(root: Path, split: str, format: FormatName) -> DataFormat:
     if found:
         places = " and as ".join(f"{candidate.name.upper()} ({place})" for candidate, place in found)
         raise DatasetError(
-            f"is laid out as {places} at once", file=root, field="format",
+            f"is laid out as {places} at once",
+            file=root,
+            field="format",
             remedy=f"Say which: {' or '.join(candidate.name for candidate, _ in found)}",
-        )  # fmt: skip
+        )
     looked_for = "; ".join(f"{candidate.looked_for(split)} ({candidate.name.upper()})" for candidate in FORMATS)
     held = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in os.scandir(root))
     known = [f"{name} ({candidate.name.upper()})" for candidate in FORMATS for name in candidate.splits(root)]
     raise DatasetError(
         f"has no split {split!r} in a known format. Looked for: {looked_for}. The folder holds: "
         f"{first_offenders(held) or 'nothing'}. Its splits: {first_offenders(known, str) or 'none'}",
-        file=root, field="split", remedy="Name another folder or split, or give the annotation file and images folder",
-    )  # fmt: skip
+        file=root,
+        field="split",
+        remedy="Name another folder or split, or give the annotation file and images folder",
+    )
 
 
 def _nothing_named() -> DatasetError:

@@ -121,7 +121,9 @@ def _positions(rows: Rows, key: str, known_ids: NDArray[np.int64], list_name: st
     strangers = np.flatnonzero(known_ids[positions] != ids).tolist()
     if strangers:
         raise rows.error(
-            f"name an entry that {list_name!r} does not have", strangers, key,
+            f"name an entry that {list_name!r} does not have",
+            strangers,
+            key,
             remedy=f"Known ids begin with: {first_offenders(known_ids[order].tolist())}",
-        )  # fmt: skip
+        )
     return positions

@@ -66,17 +66,20 @@ def _parse(root: Path, split: str, images: Path | None) -> ParsedSplit:
     files = next(((name, file) for name, file in _candidates(root, split) if os.path.isfile(file)), None)
     if files is None:
         raise DatasetError(
-            f"has no split {split!r} in COCO's format. Looked for: {_looked_for(split)}", file=root, field="split",
+            f"has no split {split!r} in COCO's format. Looked for: {_looked_for(split)}",
+            file=root,
+            field="split",
             remedy=f"Its splits in this format: {', '.join(_splits(root)) or 'none'}",
-        )  # fmt: skip
+        )
     name, annotations = files
     candidates = _image_folders(root, name)
     images = images or next(filter(os.path.isdir, candidates), None)
     if images is None:
         raise DatasetError(
-            f"its images were looked for in {first_offenders(candidates, str)}", file=annotations,
+            f"its images were looked for in {first_offenders(candidates, str)}",
+            file=annotations,
             remedy="Name the folder that holds them",
-        )  # fmt: skip
+        )
     labelled = not annotations.name.startswith("image_info_")
     return CocoFiles(f"{root.name}/{name}", annotations, images, labelled).parse()
 

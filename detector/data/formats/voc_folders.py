@@ -64,9 +64,10 @@ def find_files(root: Path, image_sets: str) -> list[VocFiles]:
     trees = find_trees(root)
     if not trees:
         raise DatasetError(
-            "holds no VOC folder", file=root, remedy="It, or its sub-folders, must have Annotations, JPEGImages and "
-            "ImageSets/Main",
-        )  # fmt: skip
+            "holds no VOC folder",
+            file=root,
+            remedy="It, or its sub-folders, must have Annotations, JPEGImages and ImageSets/Main",
+        )
     files = [file for tree, set_name in _parse(root, trees, image_sets) for file in _files_of_set(tree, set_name)]
     seen: set[str] = set()
     repeated: list[str] = []
@@ -75,8 +76,11 @@ def find_files(root: Path, image_sets: str) -> list[VocFiles]:
     if repeated:
         raise DatasetError(
             f"{len(repeated)} images are listed more than once: {first_offenders(repeated)}",
-            file=root, field="split", value=image_sets, remedy="Name image sets that do not overlap",
-        )  # fmt: skip
+            file=root,
+            field="split",
+            value=image_sets,
+            remedy="Name image sets that do not overlap",
+        )
     return files
 
 
@@ -87,19 +91,24 @@ def _parse(root: Path, trees: Mapping[str, Path], image_sets: str) -> list[tuple
         match = _IMAGE_SET.fullmatch(part.strip())
         if match is None:
             raise DatasetError(
-                "is no VOC split", file=root, field="split", value=image_sets,
+                "is no VOC split",
+                file=root,
+                field="split",
+                value=image_sets,
                 remedy="Write 'trainval', or '2007:trainval+2012:trainval' for a devkit",
-            )  # fmt: skip
+            )
         key, set_name = match.groups()
         if key is None and len(trees) == 1:
             key = next(iter(trees))
         if key not in trees:
             raise DatasetError(
                 f"holds several VOC folders, and {part!r} does not say which" if key is None else f"has no VOC{key}",
-                file=root, field="split", value=image_sets,
+                file=root,
+                field="split",
+                value=image_sets,
                 remedy=f"There are: {', '.join(sorted(trees))}. Write '2007:trainval+2012:trainval' for a devkit, or "
                 "name the one folder",
-            )  # fmt: skip
+            )
         parts.append((trees[key], set_name))
     return parts
 
@@ -125,9 +134,12 @@ def _read_lines(set_file: Path) -> list[str]:
     except FileNotFoundError as error:
         known = sorted(file.removesuffix(".txt") for file in list_files(set_file.parent) if file.endswith(".txt"))
         raise DatasetError(
-            "there is no such image set", file=set_file, field="split", value=set_file.stem,
+            "there is no such image set",
+            file=set_file,
+            field="split",
+            value=set_file.stem,
             remedy=f"There are: {first_offenders(known, str)}",
-        ) from error  # fmt: skip
+        ) from error
     except OSError as error:
         raise DatasetError(f"cannot be read ({error.strerror or error})", file=set_file) from error
 
@@ -153,8 +165,9 @@ def _require_present(stems: list[str], present: Collection[str], what: str, fold
     if missing:
         raise DatasetError(
             f"{len(missing)} of the {len(stems)} {what} that {set_file} lists are missing: {first_offenders(missing)}",
-            file=folder, remedy="Add them, or remove their lines",
-        )  # fmt: skip
+            file=folder,
+            remedy="Add them, or remove their lines",
+        )
 
 
 def _subfolders(folder: Path) -> list[Path]:

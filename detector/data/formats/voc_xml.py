@@ -63,9 +63,10 @@ def _parse(path: Path) -> Any:
         raise DatasetError(f"cannot be read ({error.strerror or error})", file=path) from error
     except DefusedXmlException as error:
         raise DatasetError(
-            "declares a document type or entities, which VOC annotations do not need and attacks do", file=path,
+            "declares a document type or entities, which VOC annotations do not need and attacks do",
+            file=path,
             remedy="Remove the declaration",
-        ) from error  # fmt: skip
+        ) from error
     except DatasetError:
         raise
     except (ParseError, ValueError, LookupError) as error:

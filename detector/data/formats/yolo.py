@@ -84,16 +84,21 @@ def _images(description: YoloDescription, split: str) -> list[Path]:
         images += _images_below(entry) if os.path.isdir(entry) else _listed_images(entry, description.root)
     if not images:
         raise DatasetError(
-            "has no images", file=description.file, field=split, value=list(description.splits.get(split, ()))[:3],
+            "has no images",
+            file=description.file,
+            field=split,
+            value=list(description.splits.get(split, ()))[:3],
             remedy=f"Images are {', '.join(_READ)} files",
-        )  # fmt: skip
+        )
     seen: set[Path] = set()
     repeated = [image for image in images if image in seen or seen.add(image)]  # type: ignore[func-returns-value]
     if repeated:
         raise DatasetError(
             f"{len(repeated)} images are listed more than once: {first_offenders(repeated, str)}",
-            file=description.file, field=split, remedy="Name folders and lists that do not overlap",
-        )  # fmt: skip
+            file=description.file,
+            field=split,
+            remedy="Name folders and lists that do not overlap",
+        )
     return images
 
 
@@ -109,8 +114,9 @@ def _images_below(folder: Path) -> list[Path]:
     if others:
         raise DatasetError(
             f"{len(others)} images are of a format that is not read: {first_offenders(sorted(others), str)}",
-            file=folder, remedy=f"Convert them to JPEG or PNG ({', '.join(_READ)})",
-        )  # fmt: skip
+            file=folder,
+            remedy=f"Convert them to JPEG or PNG ({', '.join(_READ)})",
+        )
     return sorted(images)
 
 
@@ -133,10 +139,10 @@ def _listed_images(list_file: Path, root: Path) -> list[Path]:
             images.append(found)
     if bad:
         raise DatasetError(
-            f"{len(bad)} of {len(bad) + len(images)} lines do not name an image in {root}: "
-            f"{first_offenders(bad, str)}",
-            file=list_file, remedy="Write paths relative to this file or to the folder of the data set",
-        )  # fmt: skip
+            f"{len(bad)} of {len(bad) + len(images)} lines do not name an image in {root}: {first_offenders(bad, str)}",
+            file=list_file,
+            remedy="Write paths relative to this file or to the folder of the data set",
+        )
     return images
 
 
@@ -150,9 +156,10 @@ def _label_files(images: Sequence[Path], source: Path) -> list[Path | None]:
     missing = sum(place is None for place in found)
     if missing == len(found):
         raise DatasetError(
-            f"none of {len(found)} images has a label file; the first was looked for at {places[0]}", file=source,
+            f"none of {len(found)} images has a label file; the first was looked for at {places[0]}",
+            file=source,
             remedy="Labels lie in 'labels' where images lie in 'images', with the same names and .txt",
-        )  # fmt: skip
+        )
     if missing:
         logger.warning("%s: %d of %d images have no label file, and so no objects", source, missing, len(found))
     return found
@@ -176,9 +183,11 @@ def _read_all(
     nothing = np.zeros(0, dtype=np.int64), np.zeros((0, 4))
     for file in files:
         try:
-            found = nothing if file is None else read_labels(
-                file, len(description.class_names), description.keypoint_values
-            )  # fmt: skip
+            found = (
+                nothing
+                if file is None
+                else read_labels(file, len(description.class_names), description.keypoint_values)
+            )
         except DatasetError as error:
             errors.append(error)
             continue

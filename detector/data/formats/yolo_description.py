@@ -41,9 +41,11 @@ class YoloDescription:
         written = self.splits.get(_ALIASES.get(split, split))
         if written is None:
             raise DatasetError(
-                f"has no split {split!r}", file=self.file, field="split",
+                f"has no split {split!r}",
+                file=self.file,
+                field="split",
                 remedy=f"Its splits: {', '.join(self.splits) or 'none'}",
-            )  # fmt: skip
+            )
         return [self._resolve(entry, split) for entry in written]
 
     def _resolve(self, entry: str, split: str) -> Path:
@@ -53,9 +55,11 @@ class YoloDescription:
             if path is not None and os.path.exists(path):
                 return path
         raise DatasetError(
-            f"expected a folder of images or a list file in {self.root}, found {short_repr(entry)}", file=self.file,
-            field=split, remedy="Correct the entry, or set 'path' to the folder of the data set",
-        )  # fmt: skip
+            f"expected a folder of images or a list file in {self.root}, found {short_repr(entry)}",
+            file=self.file,
+            field=split,
+            remedy="Correct the entry, or set 'path' to the folder of the data set",
+        )
 
 
 def is_description(path: Path) -> bool:
@@ -96,7 +100,9 @@ def _read_yaml(file: Path) -> dict[Any, Any]:
     try:
         import yaml  # not at the top: the plain launcher runs where only torch is installed
     except ImportError as error:
-        raise DatasetError("cannot be read without PyYAML", file=file, remedy="Install it: pip install pyyaml") from error
+        raise DatasetError(
+            "cannot be read without PyYAML", file=file, remedy="Install it: pip install pyyaml"
+        ) from error
 
     try:
         size = file.stat().st_size
@@ -117,9 +123,10 @@ def _read_yaml(file: Path) -> dict[Any, Any]:
         raise DatasetError(f"cannot be read ({error.strerror or error})", file=file) from error
     if not isinstance(content, dict):
         raise DatasetError(
-            f"expected a mapping at the top, found a {type(content).__name__}", file=file,
+            f"expected a mapping at the top, found a {type(content).__name__}",
+            file=file,
             remedy="A data.yaml has 'train', 'val' and 'names'",
-        )  # fmt: skip
+        )
     return content
 
 
@@ -145,8 +152,9 @@ def _class_names(file: Path, content: dict[Any, Any]) -> tuple[str, ...]:
         if set(names) != set(expected):
             raise DatasetError(
                 f"expected the class numbers 0 to {len(names) - 1}, found {short_repr(sorted(map(str, names)))}",
-                file=file, field="names",
-            )  # fmt: skip
+                file=file,
+                field="names",
+            )
         names = [names[number] for number in expected]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         raise DatasetError(f"expected class names, found {short_repr(names)}", file=file, field="names")

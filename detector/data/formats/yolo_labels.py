@@ -48,10 +48,11 @@ def read_labels(
         boxes.append(box)
     if problems:
         raise DatasetError(
-            first_offenders(problems, str), file=path,
+            first_offenders(problems, str),
+            file=path,
             remedy="Expected 'class cx cy w h' with fractions of the image's width and height, or 'class x1 y1 x2 y2 "
             "x3 y3 ...' for a polygon",
-        )  # fmt: skip
+        )
     return np.array(labels, dtype=np.int64), np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
 
