@@ -116,20 +116,21 @@ class Table:
 
 @dataclass(frozen=True)
 class Sync:
-    """Upload what a run could not while its tracking server was away."""
+    """Upload what a run, or a sweep with its trials, could not while the tracking server was away."""
 
-    run_folder: tyro.conf.Positional[Path]
+    folder: tyro.conf.Positional[Path]
+    """Folder of the run or sweep."""
     tracking_uri: str | None = None
-    """None: $MLFLOW_TRACKING_URI, else the SQLite file beside the run."""
+    """None: $MLFLOW_TRACKING_URI, else mlflow.db in the storage folder."""
 
     def run(self) -> None:
-        """Uploads and says how much."""
+        """Upload and print the number of records."""
         from runyard.runs.folder import RunFolder
-        from runyard.tracking.replay import sync
         from runyard.tracking.stores import resolve_tracking_uri
+        from runyard.tracking.sync import storage_of, sync
 
-        folder = RunFolder(self.run_folder.resolve())
-        uri = resolve_tracking_uri(self.tracking_uri, folder.root.parent)
+        folder = RunFolder(self.folder.resolve())
+        uri = resolve_tracking_uri(self.tracking_uri, storage_of(folder.root))
         print(f"{sync(folder, uri)} records uploaded")
 
 
@@ -140,13 +141,17 @@ class Ui:
     storage: Path = Path("runs")
     """Folder of runs, whose mlflow.db is shown."""
     tracking_uri: str | None = None
-    port: int = 5000
+    port: int | None = None
+    """0: any free port. None: 5000, or a free port if that is taken."""
 
     def run(self) -> None:
-        """Replaces this process by the server."""
-        from runyard.tracking.stores import resolve_tracking_uri, ui_command
+        """Replace this process by the server; InputError if there is nothing to show, or the port cannot be used."""
+        from runyard.tracking.stores import resolve_tracking_uri
+        from runyard.tracking.ui import choose_port, require_store, ui_command
 
-        command = ui_command(resolve_tracking_uri(self.tracking_uri, self.storage.resolve()), self.port)
+        uri = resolve_tracking_uri(self.tracking_uri, self.storage.resolve())
+        require_store(uri)
+        command = ui_command(uri, choose_port(self.port))
         print(command, flush=True)
         os.execvp("/bin/sh", ["/bin/sh", "-c", f"exec env {command}"])
 

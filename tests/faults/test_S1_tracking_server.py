@@ -22,11 +22,18 @@ from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal, effective_metrics, read
 from runyard.tracking.mlflow_tracker import MlflowTracker
-from runyard.tracking.replay import JournalReplayer, JournalUploader
+from runyard.tracking.replay import POLL_VARIABLE, JournalReplayer
 from runyard.tracking.runs import TrackedRun
 from runyard.tracking.stores import TrackingUnavailableError
+from runyard.tracking.uploader import JournalUploader
 
 STEPS = list(range(1, 13))
+
+
+@pytest.fixture(autouse=True)
+def _frequent_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These trainings take seconds."""
+    monkeypatch.setenv(POLL_VARIABLE, "0.5")
 
 
 @pytest.fixture
@@ -216,16 +223,16 @@ def test_S1_the_trials_of_a_sweep_make_one_parent_when_the_server_comes(
     tracker = MlflowTracker(server.uri, spec.runtime.experiment)
     # Slow enough for all of them to see that there is none.
     server.fault, server.fault_at = "hangs", "runs/create"
-    replayers = []
+    replayer = JournalReplayer(lambda: tracker, poll_s=0.02, first_retry_s=0.1)
     for number in range(8):
         path = tmp_path / str(number) / "journal.jsonl"
         with Journal(path) as journal:
             journal.append("status", {"status": "FINISHED", "message": ""})
         child = TrackedRun(f"trial-{number}", f"trial {number}", parent="sweep")
-        replayers.append(JournalReplayer(path, lambda: tracker, child, poll_s=0.02, first_retry_s=0.1))
+        replayer.follow(path, child)
     time.sleep(1.0)
     server.fault = None
-    assert [replayer.close(60) for replayer in replayers] == [0] * 8
+    assert replayer.close(60) == 0
     runs = runs_of(spec)
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert {run.data.tags.get("mlflow.parentRunId") for run in runs} == {None, parent.info.run_id}

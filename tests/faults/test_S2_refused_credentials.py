@@ -60,7 +60,8 @@ def spec(tiny_spec: ExperimentSpec, server, request: pytest.FixtureRequest) -> E
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver moves a URI's credentials there."""
+    """The driver moves a URI's credentials there; rounds are frequent enough for a training of seconds."""
+    monkeypatch.setenv("RUNYARD_TRACKING_POLL_S", "0.5")
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, "to be removed")
         monkeypatch.delenv(name)

@@ -12,8 +12,8 @@ from runyard.driver.experiment import run_experiment
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal, effective_metrics
 from runyard.tracking.mlflow_tracker import MetricValue, MlflowTracker
-from runyard.tracking.replay import JournalUploader
 from runyard.tracking.runs import TrackedRun
+from runyard.tracking.uploader import JournalUploader
 from runyard.training import worker
 
 RUN = TrackedRun(identity="coco r50-0123", name="coco r50")

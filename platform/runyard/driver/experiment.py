@@ -29,7 +29,7 @@ from runyard.runs.manifest import without_secrets
 from runyard.runs.prepare import PreparedRun, default_storage, prepare, storage_folder
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import last_status
-from runyard.tracking.replay import JournalReplayer, JournalUploader, remember_run, sync
+from runyard.tracking.replay import CLOSE_S, JournalReplayer
 from runyard.tracking.runs import TrackedRun
 from runyard.tracking.stores import (
     TrackingError,
@@ -37,14 +37,16 @@ from runyard.tracking.stores import (
     resolve_tracking_uri,
     sqlite_file,
     sqlite_lock,
-    ui_command,
 )
+from runyard.tracking.sync import remember_run, sync, unsent_notice
+from runyard.tracking.ui import ui_command
+from runyard.tracking.uploader import JournalUploader
 
 if TYPE_CHECKING:
     from runyard.tracking.mlflow_tracker import MlflowTracker
 
 SMOKE_IMAGES = (32, 16, 96)
-REPLAY_TIMEOUT_S = 60.0
+REPLAY_TIMEOUT_S = CLOSE_S
 
 
 @dataclass(frozen=True)
@@ -122,16 +124,14 @@ def run_experiment(
                 if answers:
                     with suppress(TrackingUnavailableError):
                         JournalUploader(folder.journal, tracker(), run).open()  # we may look, but may we write?
-                replayer = JournalReplayer(folder.journal, tracker, run)
+                replayer = JournalReplayer(tracker)
+                replayer.follow(folder.journal, run)
                 outcome = replace(outcome, metrics=launch(spec, folder, launcher))
                 artifacts += make_reports(spec, folder)
         finally:
             left = replayer.close(REPLAY_TIMEOUT_S) if replayer is not None else 0
-        if left:
-            console.print(f"  {left} records did not reach {without_secrets(uri)}; to upload them:")
-            store = [] if spec.runtime.tracking_uri is None else ["--tracking-uri", spec.runtime.tracking_uri]
-            command = shlex.join(["runyard", "sync", str(folder.root), *store])
-            console.print(f"  {command}", highlight=False, soft_wrap=True)
+            if notice := unsent_notice(left, folder.root, uri, spec.runtime.tracking_uri):
+                console.print(notice, highlight=False, markup=False, soft_wrap=True)
     return outcome
 
 

@@ -4,7 +4,6 @@ A trial's run repeats a journal (its training's, or that of its own scoring) and
 however often a sweep goes on, and on whatever machine, there is one run a trial.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -16,11 +15,13 @@ from runyard.runs.folder import RunFolder, SweepFolder
 from runyard.spec import to_dict
 from runyard.tracking.journal import Journal, JournalError, RunStatus, last_status
 from runyard.tracking.mlflow_tracker import MlflowTracker
-from runyard.tracking.replay import JournalReplayer, JournalUploader, remember_run
+from runyard.tracking.replay import CLOSE_S, JournalReplayer
 from runyard.tracking.runs import TrackedRun
 from runyard.tracking.stores import TrackingUnavailableError
+from runyard.tracking.sync import remember_run
+from runyard.tracking.uploader import JournalUploader
 
-REPLAY_TIMEOUT_S = 60.0
+REPLAY_TIMEOUT_S = CLOSE_S
 _DESCRIPTION_TAG = "mlflow.note.content"
 _MAX_DESCRIPTION_LENGTH = 4500
 _NO_WORD = "its process ended without saying how"
@@ -40,17 +41,18 @@ class SweepTracking:
             journal.append("params", {"sweep": name, "dataset": cells[0].run.spec.source.data})
             journal.append("artifact", {"path": str(folder.trials), "artifact_path": ""})
         parent = TrackedRun(name, name, tags={"sweep": name, "kind": "sweep"})
-        remember_run(folder.as_run, experiment, parent)
+        children = [(cell.journal, _child(name, cell)) for cell in cells]
+        remember_run(folder.as_run, experiment, parent, children)
         # Credentials that are refused end the sweep here. A store that is away does not: it is tried again and again.
         with suppress(TrackingUnavailableError):
             JournalUploader(self._journal, tracker, parent).upload()
-        self._replayers = [JournalReplayer(self._journal, lambda: tracker, parent)]
-        for cell in cells:
+        self._replayer = JournalReplayer(lambda: tracker)
+        self._replayer.follow(self._journal, parent)
+        for cell, (_, run) in zip(cells, children, strict=True):
             if cell.evaluation.metrics.exists() and last_status(cell.journal) != "FINISHED":
                 close_journal(cell.journal, "FINISHED")  # its process died, or failed, after all that counts was done
-            run = _child(name, cell)
             remember_run(RunFolder(cell.journal.parent), experiment, run)
-            self._replayers.append(JournalReplayer(cell.journal, lambda: tracker, run))
+            self._replayer.follow(cell.journal, run)
 
     def close(self, status: RunStatus, message: str, found: Report, errors: Mapping[str, str]) -> int:
         """Says how the sweep and its trials ended, and uploads the rest; the number of records that did not get there.
@@ -65,9 +67,7 @@ class SweepTracking:
             with Journal(self._journal) as journal:
                 journal.append("tag", {"key": _DESCRIPTION_TAG, "value": _cut(found.summary)})
         close_journal(self._journal, status, message, found.artifacts)
-        deadline_s = time.monotonic() + REPLAY_TIMEOUT_S
-        # The sweep's own run comes last, so that it never looks finished before its trials.
-        return sum(replayer.close(max(deadline_s - time.monotonic(), 1.0)) for replayer in reversed(self._replayers))
+        return self._replayer.close(REPLAY_TIMEOUT_S)
 
 
 def _cut(text: str) -> str:

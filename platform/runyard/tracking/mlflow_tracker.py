@@ -1,7 +1,7 @@
-"""Runs in an MLflow store, found again by our own identity. The driver's side only; the one module that imports mlflow.
+"""Runs in an MLflow store, found again by our own identity. Used by the driver; the one module that imports mlflow.
 
-Every call goes through the client with an explicit run id: no active run, no autologging. What MLflow raises becomes a
-TrackingError without credentials in its text: unavailable (worth another try), refused, or one record refused.
+Every call goes through the client with an explicit run id: no active run, no autologging. MLflow's errors become a
+TrackingError without credentials in its text: unavailable (worth another try), refused, one run or one record refused.
 """
 
 import logging
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 # MLflow reports its use and draws its HTTP settings from the environment. Its own defaults try a dead server for four
@@ -20,6 +21,7 @@ from typing import Any
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }.items():
@@ -44,9 +46,14 @@ from runyard.tracking.names import (  # noqa: E402
 from runyard.tracking.runs import TrackedRun  # noqa: E402
 from runyard.tracking.stores import (  # noqa: E402
     RecordRefusedError,
+    RunRefusedError,
+    TrackingError,
     TrackingRefusedError,
     TrackingUnavailableError,
     artifact_location,
+    check_database_file,
+    missing_driver,
+    sqlite_file,
     sqlite_lock,
 )
 
@@ -59,6 +66,10 @@ _METRICS_A_BATCH = 800
 _PARAMS_OR_TAGS_A_BATCH = 100
 _MAX_TAG_LENGTH = 5000
 _ARTIFACT_TIMEOUT_S = 120
+# MLflow 3.17's UI opens on model training where the URL says workflowType=machine_learning; other versions read this.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+_DEFAULT_EXPERIMENT_ID = "0"
+_NOT_MLFLOW = ("ENDPOINT_NOT_FOUND", "not in a valid JSON format")
 _CREDENTIAL_CODES = {"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"}
 _INVALID_CODES = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"}
 _PLAIN_REASONS = {
@@ -69,7 +80,7 @@ _PLAIN_REASONS = {
 }
 
 _log = logging.getLogger(__name__)
-# "Creating initial MLflow database tables..." is no news to the user of a progress bar.
+# "Creating initial MLflow database tables..." would break a progress bar.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 
 
@@ -84,7 +95,7 @@ class MetricValue:
 
 
 class MlflowTracker:
-    """One experiment in one store. Making it contacts nothing; every method may raise TrackingError."""
+    """One experiment in one store. The constructor contacts nothing; every method may raise TrackingError."""
 
     def __init__(self, tracking_uri: str, experiment: str) -> None:
         """`tracking_uri` as `stores.resolve_tracking_uri` gives it."""
@@ -95,13 +106,18 @@ class MlflowTracker:
         self._opening = threading.Lock()
 
     def experiment_id(self) -> str:
-        """The experiment's id, made where it does not exist; the first call is the check that the store can be used.
+        """The experiment's id; it is created if it does not exist. The first call checks that the store can be used.
 
-        Answers or raises within about 10 seconds, also on a server that accepts and never answers.
+        Returns or raises within about 10 seconds, also if a server accepts and never answers.
         """
         with self._opening, self._translated(), sqlite_lock(self.tracking_uri):
             if self._experiment_id is None:
+                database = sqlite_file(self.tracking_uri)
+                is_new = database is not None and not check_database_file(database)
                 client = MlflowClient(self.tracking_uri)
+                if is_new:
+                    # MLflow puts an experiment "Default" into every store, with artifacts in the working directory.
+                    client.delete_experiment(_DEFAULT_EXPERIMENT_ID)
                 self._experiment_id = self._find_or_create_experiment(client)
                 self._client = client
             return self._experiment_id
@@ -133,27 +149,39 @@ class MlflowTracker:
                 self._create(experiment_id, run.name, tags, start_ms)
             return self._only_first(experiment_id, self._runs(experiment_id, run.identity, journal))
 
-    def log_metrics(self, run_id: str, metrics: Sequence[MetricValue]) -> None:
-        """Add points to curves; the same point sent twice is kept once. Non-finite values become tags."""
+    def log_metrics(
+        self, run_id: str, metrics: Sequence[MetricValue], tags: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Add points to curves and set tags, in one request unless there are more than 800 points or 100 tags.
+
+        The given tags are set with the last points, never before them. The same point sent twice is kept once. A
+        non-finite value becomes a tag, and so does the original of a name that MLflow refuses.
+        """
         finite = []
-        tags: dict[str, str] = {}
+        found: dict[str, str] = {}
         for metric in metrics:
             name = tracked_name(metric.name)
             if name != metric.name:
-                tags[f"original_name/{name}"] = metric.name
+                found[f"original_name/{name}"] = metric.name
             if abs(metric.value) <= 1.7e308:
                 finite.append(Metric(name, metric.value, _milliseconds(metric.time_s), metric.step))
             else:
-                tags[f"non_finite/{name}"] = f"{metric.value} at step {metric.step}"
+                found[f"non_finite/{name}"] = f"{metric.value} at step {metric.step}"
+        points = list(_batches(finite, _METRICS_A_BATCH))
+        items = list(_batches(_run_tags(found | dict(tags)), _PARAMS_OR_TAGS_A_BATCH))
         with self._translated():
-            for batch in _batches(finite, _METRICS_A_BATCH):
-                self._open_client().log_batch(run_id, metrics=batch)
-        self.set_tags(run_id, tags)
+            client = self._open_client()
+            for batch in points[:-1]:
+                client.log_batch(run_id, metrics=batch)
+            last = points[-1] if points else []
+            for number, batch in enumerate(items or [[]]):
+                if last or batch:
+                    client.log_batch(run_id, metrics=last if number == 0 else [], tags=batch)
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Add a nested mapping as flat parameters; long values go to the artifact params/long_values.json.
 
-        MLflow's parameters cannot be changed: where a resumed run has another value (its number of workers), the first
+        MLflow's parameters cannot be changed: if a resumed run has another value (its number of workers), the first
         stays and the new one becomes a tag.
         """
         flat = {tracked_name(name): value for name, value in flat_parameters(params).items()}
@@ -176,9 +204,8 @@ class MlflowTracker:
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags, replacing their former values; very long values are cut."""
-        items = [RunTag(tracked_name(key), str(value)[:_MAX_TAG_LENGTH]) for key, value in tags.items()]
         with self._translated():
-            for batch in _batches(items, _PARAMS_OR_TAGS_A_BATCH):
+            for batch in _batches(_run_tags(tags), _PARAMS_OR_TAGS_A_BATCH):
                 self._open_client().log_batch(run_id, tags=batch)
 
     def get_tags(self, run_id: str) -> dict[str, str]:
@@ -196,11 +223,11 @@ class MlflowTracker:
             except (MlflowException, requests.RequestException, OSError):
                 raise
             except Exception as error:
-                # Buckets are reached through their vendors' libraries, whose errors have no base in common.
+                # Buckets are reached through their vendors' libraries, whose errors have no common base.
                 raise OSError(f"the artifact store failed with {type(error).__name__}: {error}") from error
 
     def set_status(self, run_id: str, status: RunStatus, message: str = "", time_s: float | None = None) -> None:
-        """RUNNING, or how the run has ended, with a message as a tag; an earlier message goes."""
+        """Set RUNNING, or how the run has ended, with a message as a tag; an earlier message is removed."""
         with self._translated():
             if status == "RUNNING":
                 self._open_client().update_run(run_id, status=status)
@@ -213,11 +240,11 @@ class MlflowTracker:
                 self._open_client().delete_tag(run_id, _MESSAGE_TAG)
 
     def require_active(self, run_id: str) -> None:
-        """Raise TrackingRefusedError where somebody has deleted the run."""
+        """Raise RunRefusedError if somebody has deleted the run."""
         with self._translated():
             stage = self._open_client().get_run(run_id).info.lifecycle_stage
         if stage != "active":
-            raise TrackingRefusedError(
+            raise RunRefusedError(
                 f"run {run_id} was deleted", file=self._shown_uri, remedy="Restore it in the MLflow UI"
             )
 
@@ -236,7 +263,9 @@ class MlflowTracker:
         if existing is None:
             location = artifact_location(self.tracking_uri, self.experiment)
             try:
-                return str(client.create_experiment(self.experiment, artifact_location=location))
+                return str(
+                    client.create_experiment(self.experiment, artifact_location=location, tags=dict(_EXPERIMENT_TAGS))
+                )
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -293,6 +322,8 @@ class MlflowTracker:
     def _translated(self) -> Iterator[None]:
         try:
             yield
+        except TrackingError:
+            raise
         except MlflowException as error:
             raise self._translate(error.error_code, str(error.message)) from None
         except requests.HTTPError as error:
@@ -302,10 +333,7 @@ class MlflowTracker:
         except (OSError, requests.RequestException, SQLAlchemyError) as error:
             raise self._translate("", str(error)) from None
         except ImportError as error:
-            remedy = "Install it where the driver runs, or use a URI such as postgresql+psycopg2://"
-            raise TrackingRefusedError(
-                f"needs a database driver ({error})", file=self._shown_uri, remedy=remedy
-            ) from None
+            raise missing_driver(self.tracking_uri, error) from None
 
     def _translate(self, code: str, text: str) -> TrackingUnavailableError | TrackingRefusedError | RecordRefusedError:
         known = [reason for sign, reason in _PLAIN_REASONS.items() if sign in text]
@@ -321,7 +349,13 @@ class MlflowTracker:
                 f"the tracking server refuses these credentials ({code})", file=self._shown_uri, remedy=remedy
             )
         if code == "RESOURCE_DOES_NOT_EXIST":
-            return TrackingRefusedError(reason, file=self._shown_uri, remedy="Was the run or experiment deleted?")
+            return RunRefusedError(reason, file=self._shown_uri, remedy="Was the run or experiment deleted?")
+        # A server that has answered before may hide behind a proxy's error page for a while.
+        if self._client is None and any(sign in f"{code} {text}" for sign in _NOT_MLFLOW):
+            remedy = "Check host, port and path: MLflow's own server listens on port 5000"
+            return TrackingRefusedError(
+                "expected an MLflow server, found another web server", file=self._shown_uri, remedy=remedy
+            )
         if code in _INVALID_CODES:
             return RecordRefusedError(reason, file=self._shown_uri)
         return TrackingUnavailableError(
@@ -334,6 +368,10 @@ class MlflowTracker:
 def _journal_of(run: Run) -> str | None:
     journal: str | None = run.data.tags.get(_JOURNAL_TAG)
     return journal
+
+
+def _run_tags(tags: Mapping[str, str]) -> list[RunTag]:
+    return [RunTag(tracked_name(key), str(value)[:_MAX_TAG_LENGTH]) for key, value in tags.items()]
 
 
 def _milliseconds(time_s: float) -> int:

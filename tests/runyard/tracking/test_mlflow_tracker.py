@@ -7,7 +7,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from runyard.tracking.mlflow_tracker import MetricValue, MlflowTracker
-from runyard.tracking.runs import TrackedRun
+from runyard.tracking.runs import TrackedRun, source_tags
 from runyard.tracking.stores import TrackingError, TrackingRefusedError, TrackingUnavailableError
 
 from .conftest import FaultyServer, in_four_processes  # type: ignore[import-not-found]
@@ -123,7 +123,7 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> Non
 
 def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("no database" * 1000)
-    with pytest.raises(TrackingError, match="not a database"):
+    with pytest.raises(TrackingError, match="expected a SQLite file, found other content"):
         MlflowTracker(f"sqlite:///{tmp_path}/mlflow.db", "experiment").experiment_id()
 
 
@@ -180,3 +180,29 @@ def test_everything_over_http_too(server: FaultyServer, tmp_path: Path) -> None:
     assert [p.value for p in client.get_metric_history(run_id, "val/AP")] == [point.value]
     assert [file.path for file in client.list_artifacts(run_id, "plots~20~231")] == ["plots~20~231/plot.png"]
     assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_new_store_holds_our_experiment_alone_and_nothing_lies_in_the_working_directory(
+    empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    client = MlflowClient(f"sqlite:///{empty_database}")  # created by a tracker, opened again
+    assert [experiment.name for experiment in client.search_experiments()] == ["first"]
+    (experiment,) = client.search_experiments()
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_user_and_source_of_a_run_are_shown_as_mlflow_shows_its_own(tracking_uri: str) -> None:
+    tags = source_tags(user="ada", command="experiments/coco_main.py", git_commit="0123abc")
+    run_id = MlflowTracker(tracking_uri, "experiment").open_run(TrackedRun("run", "run", tags=tags))
+    run = MlflowClient(tracking_uri).get_run(run_id)
+    assert run.info.user_id == "ada"
+    assert run.data.tags["mlflow.user"] == "ada"
+    assert run.data.tags["mlflow.source.name"] == "experiments/coco_main.py"
+    assert run.data.tags["mlflow.source.git.commit"] == "0123abc"
+    assert source_tags(user="ada", command="x.py", git_commit=None).keys() == {
+        "mlflow.user",
+        "mlflow.source.name",
+        "mlflow.source.type",
+    }

@@ -1,6 +1,7 @@
 """From the journal to the store: once, in order, whatever fails in between."""
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,13 @@ from mlflow.tracking import MlflowClient
 
 from detector.errors import InputError
 from runyard.runs.folder import RunFolder
-from runyard.tracking.journal import Journal, JournalError
+from runyard.tracking.journal import Journal, JournalError, JournalReader, Record
 from runyard.tracking.mlflow_tracker import MlflowTracker
-from runyard.tracking.replay import JournalReplayer, JournalUploader, remember_run, sync
+from runyard.tracking.replay import JournalReplayer
 from runyard.tracking.runs import TrackedRun
+from runyard.tracking.sync import remember_run, sync
+from runyard.tracking.uploader import JournalUploader
+from tests.runyard.tracking.conftest import FaultyServer
 
 RUN = TrackedRun(identity="run-0123", name="run")
 
@@ -43,7 +47,9 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
 
 
 def replayer(journal: Path, uri: str, experiment: str = "experiment") -> JournalReplayer:
-    return JournalReplayer(journal, lambda: MlflowTracker(uri, experiment), RUN, poll_s=0.02, first_retry_s=0.05)
+    following = JournalReplayer(lambda: MlflowTracker(uri, experiment), poll_s=0.02, first_retry_s=0.05)
+    following.follow(journal, RUN)
+    return following
 
 
 def test_a_whole_run_arrives_in_order_and_ends_truthfully(tracking_uri: str, tmp_path: Path) -> None:
@@ -84,7 +90,7 @@ def test_a_driver_that_dies_between_upload_and_position_repeats_nothing(
     with Journal(path) as journal:
         log_steps(journal, range(5))
         dying = JournalUploader(path, MlflowTracker(tracking_uri, "experiment"), RUN)
-        monkeypatch.setattr(dying, "_save_position", lambda: None)
+        monkeypatch.setattr(dying, "_position", lambda _: {})
         assert dying.upload() == 5
         log_steps(journal, range(5, 8))
     assert JournalUploader(path, MlflowTracker(tracking_uri, "experiment"), RUN).upload() == 8
@@ -135,12 +141,12 @@ def test_a_run_deleted_by_hand_ends_the_upload_and_nothing_else(
     with Journal(tmp_path / "j") as journal:
         uploading = replayer(tmp_path / "j", tracking_uri)
         log_steps(journal, range(10))
-        eventually(lambda: uploading._uploader.left() == 0)
+        eventually(lambda: uploading._left() == 0)
         MlflowClient(tracking_uri).delete_run(only_run(tracking_uri).info.run_id)
         log_steps(journal, range(10, 20))
-        uploading._thread.join(30)
+        eventually(lambda: "was deleted" in caplog.text)
         assert uploading.close() == 10
-    assert "was deleted" in caplog.text
+    assert caplog.text.count("was deleted") == 1
 
 
 def test_a_fault_of_our_own_does_not_reach_training(
@@ -195,10 +201,10 @@ def test_sync_closes_a_run_whose_process_is_gone_as_killed(tracking_uri: str, tm
 
 
 def test_sync_of_a_folder_without_a_run_is_a_clear_error(tracking_uri: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"journal\.jsonl"):
+    with pytest.raises(InputError, match=r"tracking\.json"):
         sync(RunFolder(tmp_path), tracking_uri)
     (tmp_path / "tracking.json").write_text("[]")
-    with pytest.raises(InputError, match=r"journal\.jsonl"):
+    with pytest.raises(InputError, match=r"tracking\.json"):
         sync(RunFolder(tmp_path), tracking_uri)
 
 
@@ -213,3 +219,87 @@ def test_tracking_does_not_hold_the_journals_lock(tracking_uri: str, tmp_path: P
         Journal(tmp_path / "j", lock_timeout_s=0)
     assert uploading.close() == 0
     assert not uploading._thread.is_alive()
+
+
+def test_a_trial_that_trains_costs_one_request_a_round(server: FaultyServer, tmp_path: Path) -> None:
+    trials = [tmp_path / str(number) / "journal.jsonl" for number in range(4)]
+    following = JournalReplayer(lambda: MlflowTracker(server.uri, "requests"), poll_s=3600)
+    journals = [Journal(path) for path in trials]
+    for number, (path, journal) in enumerate(zip(trials, journals, strict=True)):
+        log_steps(journal, range(2))
+        following.follow(path, TrackedRun(f"sweep/{number}", str(number), parent="sweep"))
+    eventually(lambda: following._left() == 0)
+    for round_ in range(3):
+        for journal in journals:
+            log_steps(journal, range(10 * round_ + 2, 10 * round_ + 12))
+        before = server.requests
+        following._changed.set()  # instead of waiting for an hour
+        eventually(lambda: following._left() == 0)
+        assert server.requests - before == len(trials)
+    for journal in journals:
+        journal.close()
+    assert following.close() == 0
+    client = MlflowClient(server.uri)
+    for run in client.search_runs([client.get_experiment_by_name("requests").experiment_id]):
+        if "mlflow.parentRunId" in run.data.tags:
+            assert steps_of(server.uri, run) == list(range(32))
+            assert run.data.tags["runyard.journal_seq"] == "32"
+
+
+def test_one_thread_follows_all_journals_and_reads_finished_ones_no_more(
+    tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Path] = []
+    poll = JournalReader.poll
+
+    def counted(reader: JournalReader) -> list[Record]:
+        reads.append(reader.path)
+        return poll(reader)
+
+    threads = threading.active_count()
+    following = JournalReplayer(lambda: MlflowTracker(tracking_uri, "experiment"), poll_s=0.05)
+    paths = {name: tmp_path / name / "journal.jsonl" for name in ("done", "failed", "training")}
+    with Journal(paths["training"]) as training:
+        log_steps(training, range(1))
+        for name, status in (("done", "FINISHED"), ("failed", "FAILED")):
+            with Journal(paths[name]) as journal:
+                log_steps(journal, range(1))
+                journal.append("status", {"status": status})
+        for name, path in paths.items():
+            following.follow(path, TrackedRun(f"sweep/{name}", name, parent="sweep"))
+        eventually(lambda: following._left() == 0)
+        assert threading.active_count() <= threads + 1
+        monkeypatch.setattr(JournalReader, "poll", counted)
+        reads.clear()
+        eventually(lambda: reads.count(paths["training"]) >= 3)
+        assert paths["done"] not in reads
+        assert paths["failed"] in reads  # it may be tried again
+        monkeypatch.undo()
+        # What comes after the end is uploaded when the sweep closes.
+        with Journal(paths["done"]) as journal:
+            journal.append("tag", {"key": "note", "value": "late"})
+    assert following.close() == 0
+    client = MlflowClient(tracking_uri)
+    runs = client.search_runs([client.get_experiment_by_name("experiment").experiment_id], "tags.note = 'late'")
+    assert [run.info.run_name for run in runs] == ["done"]
+
+
+def test_a_run_that_was_deleted_leaves_the_other_trials_tracked(
+    tracking_uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    following = JournalReplayer(lambda: MlflowTracker(tracking_uri, "experiment"), poll_s=0.02)
+    paths = [tmp_path / name / "journal.jsonl" for name in ("one", "two")]
+    with Journal(paths[0]) as one, Journal(paths[1]) as two:
+        for path, journal in zip(paths, (one, two), strict=True):
+            log_steps(journal, range(3))
+            following.follow(path, TrackedRun(path.parent.name, path.parent.name))
+        eventually(lambda: following._left() == 0)
+        client = MlflowClient(tracking_uri)
+        experiment_id = client.get_experiment_by_name("experiment").experiment_id
+        (deleted,) = client.search_runs([experiment_id], "tags.`runyard.run_id` = 'one'")
+        client.delete_run(deleted.info.run_id)
+        for journal in (one, two):
+            log_steps(journal, range(3, 6))
+        eventually(lambda: "was deleted" in caplog.text)
+    assert following.close() == 3
+    assert steps_of(tracking_uri, only_run(tracking_uri)) == list(range(6))

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from runyard.tracking import stores
-from runyard.tracking.stores import TrackingError, artifact_location, experiment_url, resolve_tracking_uri, ui_command
+from runyard.tracking.stores import TrackingError, artifact_location, resolve_tracking_uri
+from runyard.tracking.ui import ui_command
 
 
 @pytest.fixture(autouse=True)
@@ -61,8 +62,3 @@ def test_the_ui_command_is_one_shell_command() -> None:
     assert words[words.index("--port") + 1] == "5001"
     assert shlex.split(ui_command("http://host:5000"))[-1] == "http://host:5000"
     assert "secret" not in ui_command("postgresql://me:secret@db/mlflow")
-
-
-def test_the_page_of_an_experiment() -> None:
-    url = experiment_url("http://127.0.0.1:5000/", "3")
-    assert url == "http://127.0.0.1:5000/#/experiments/3?workflowType=machine_learning"
