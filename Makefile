@@ -1,10 +1,14 @@
 # Every target sets up .venv first, if it is missing or older than what it is made from.
-.PHONY: help setup demo test lint bench ui submit clean
+.PHONY: help setup demo test check lint bench ui submit clean
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 ADDRESS ?= http://127.0.0.1:8265
+# Processes that run tests: a number, or auto for one a core. 0: in pytest's own process, for a debugger.
+JOBS ?= auto
+UNIT_TESTS = tests/detector tests/runyard
+UNIT_MARKERS = not ray and not slow and not gpu and not processes
 JOB ?= experiments/coco_main.py --smoke
 GIT_SHA = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null)
 # PYTHON=/path/to/python chooses the interpreter of .venv; left out, the first of these that is 3.11 or 3.12, else newer.
@@ -16,7 +20,8 @@ export RAY_USAGE_STATS_ENABLED := 0
 help:
 	@echo "make setup    the environment in .venv (about 6 GB), and nothing else"
 	@echo "make demo     train three small detectors on generated images; small Tables 2 and 3"
-	@echo "make test     the tests; ARGS='-m slow' and the like are handed to pytest"
+	@echo "make check    ruff, mypy and the unit tests of detector and runyard: at most 90 s on two cores"
+	@echo "make test     all tests but the slow ones, in JOBS=auto processes; ARGS='-m slow' and the like go to pytest"
 	@echo "make lint     ruff and mypy"
 	@echo "make bench    compare speed and memory with what one would use instead; ARGS='--only P8,P9'"
 	@echo "make ui       browse the runs in MLflow, at http://127.0.0.1:5000"
@@ -44,7 +49,10 @@ demo: $(INSTALLED)
 	$(BIN)/python experiments/demo.py $(ARGS)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 $(ARGS)
+
+check: lint
+	$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 -m '$(UNIT_MARKERS)' $(UNIT_TESTS) $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -11,10 +11,14 @@ import sys
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 BEFORE = ROOT / "tests" / "golden" / "test_ids_before.txt"
 MAPPING = ROOT / "tests" / "golden" / "test_id_mapping.txt"
 DROPPED = "-"
+WHOLE_COLLECTION = pytest.StashKey[list[str]]()
+"""The ids of all tests, where pytest was asked for all: tests/conftest.py notes them."""
 LINE = re.compile(r"(?P<old>tests/.+?\.py(?:::.+)?) -> (?P<new>-|tests/.+) \| (?P<reason>.*\S.*)")
 
 

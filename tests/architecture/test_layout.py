@@ -58,7 +58,7 @@ def test_modules_are_small():
 
 
 def entry_point_faults(folder: Path) -> list[str]:
-    """What keeps a script of the folder from being run by its name alone, here and as a Ray job."""
+    """Reasons why scripts of the folder cannot be run by name, here or as a Ray job; empty if all can."""
     faults = []
     for file in sorted(folder.glob("*.py")):
         text = file.read_text()
@@ -75,7 +75,7 @@ def entry_point_faults(folder: Path) -> list[str]:
 
 
 def bootstraps_first(tree: ast.Module) -> bool:
-    """Whether `bootstrap()` is called at the top level, before any top-level import of the project's packages."""
+    """Tell whether `bootstrap()` is called at the top level, before any top-level import of the project's packages."""
     for statement in tree.body:
         for node in ast.walk(statement):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("bootstrap", "_bootstrap.bootstrap"):
@@ -138,7 +138,7 @@ def test_ci_runs_the_linters_and_the_readmes_test_command():
 
 
 def test_every_slow_test_finds_its_fixtures() -> None:
-    """Nobody runs them every day, so nobody would see that one cannot even start."""
+    """The slow tests can at least be set up; they are not run every day."""
     command = [sys.executable, "-m", "pytest", "-m", "slow", "--setup-plan", "-q", "-p", "no:cacheprovider"]
     planned = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert planned.returncode == 0, planned.stdout[-2000:]

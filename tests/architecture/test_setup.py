@@ -1,4 +1,4 @@
-"""`make setup` chooses a Python that will do, and says so clearly where there is none."""
+"""`make setup` chooses a Python that is new enough, and names the remedy where it finds no such Python."""
 
 import os
 import shutil

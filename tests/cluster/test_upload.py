@@ -1,4 +1,4 @@
-"""What `ray job submit --working-dir .` uploads: the sources, and nothing else that lies in the repository's folder."""
+"""Upload of `ray job submit --working-dir .`: the sources, and nothing else that lies in the repository's folder."""
 
 import shutil
 import zipfile

@@ -88,7 +88,7 @@ def poisoned(shapes: Path, rank: int, world_size: int) -> dict[str, Any]:
 
 
 def stopped(shapes: Path, rank: int, world_size: int) -> list[float]:
-    """What every rank reads of three steps, at the second of which rank 1 alone was asked to stop."""
+    """Numbers that a rank reads in three steps, with a stop request to rank 1 alone in the second."""
     engine = new_engine()
     first, _ = steps(shapes, rank, world_size, 1)
     return [engine.step(first, 0.01, stop_requested=rank == 1 and step == 1).read()["stop"] for step in range(3)]

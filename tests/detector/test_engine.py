@@ -2,8 +2,6 @@
 
 import importlib.util
 import os
-import socket
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from detector.config import LossConfig
 from detector.engine import STATISTICS, autocast_dtype
+from tests.processes import Forked, rank_environment
 
 SCRIPT = Path(__file__).with_name("engine_process.py")
 _specification = importlib.util.spec_from_file_location("engine_process", SCRIPT)
@@ -32,19 +31,15 @@ def alone(tiny_data: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def ranks(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What two gloo processes measured."""
+    """Measurements of two gloo processes."""
     result = tmp_path_factory.mktemp("engine") / "result"
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen([sys.executable, SCRIPT, tiny_data, result], env=environment | {"RANK": str(rank)})
-        for rank in range(2)
-    ]
+    program = [str(SCRIPT), str(tiny_data), str(result)]
+    processes = [Forked(program, environment | rank) for rank in rank_environment(world_size=2)]
     try:
-        assert [process.wait(timeout=200) for process in processes] == [0, 0]
+        for process in processes:
+            output, _ = process.communicate(timeout=200)
+            assert process.returncode == 0, output
     finally:
         for process in processes:
             process.kill()
@@ -77,6 +72,7 @@ def test_N4_micro_batches_change_nothing(tiny_data: Path, alone: dict[str, Any],
     assert_same_training(engine_process.trained(tiny_data, accumulation=accumulation), alone)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_N4_two_workers_take_the_step_that_one_takes(
     ranks: list[dict[str, Any]], alone: dict[str, Any], accumulation: int
@@ -85,14 +81,16 @@ def test_N4_two_workers_take_the_step_that_one_takes(
         assert_same_training(rank[f"accumulation {accumulation}"], alone)
 
 
+@pytest.mark.processes
 def test_N4_both_workers_hold_the_same_weights_bit_for_bit(ranks: list[dict[str, Any]]) -> None:
     first, second = (rank["accumulation 2"]["weights"] for rank in ranks)
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
+@pytest.mark.processes
 def test_N1_a_nan_on_one_rank_is_seen_by_all_and_no_rank_applies_it(ranks: list[dict[str, Any]]) -> None:
     for rank in ranks:
-        # The third step is good on every rank again, and is not applied either: whoever trains on must be told.
+        # The third step is good on every rank again, and is not applied either: training on needs a decision.
         assert [numbers["non_finite"] for numbers in rank["poisoned"]["numbers"]] == [0, 1, 1]
         assert rank["poisoned"]["unchanged"]
 

@@ -78,8 +78,8 @@ def test_mlflow_has_parameters_curves_artifacts_and_the_true_end(outcome: RunOut
     assert {"spec.json", "manifest.json", "plots/correlation.png", "evaluation/detections.json"} <= names
 
 
-def test_the_plain_launcher_gives_the_same_losses(outcome: RunOutcome, spec: ExperimentSpec, tmp_path: Path) -> None:
-    alone = run_experiment(replace(spec, runtime=replace(spec.runtime, storage=tmp_path)), launcher="local")
+def test_the_plain_launcher_gives_the_same_losses(outcome: RunOutcome, spec: ExperimentSpec, storage: Path) -> None:
+    alone = run_experiment(replace(spec, runtime=replace(spec.runtime, storage=storage)), launcher="local")
     curves = [
         [
             record.payload["values"]["train/loss"]
@@ -101,17 +101,17 @@ def test_running_it_again_does_nothing(outcome: RunOutcome, spec: ExperimentSpec
 
 
 def test_an_image_that_breaks_later_is_one_error_and_a_failed_run(
-    cluster: None, spec: ExperimentSpec, tmp_path: Path
+    cluster: None, spec: ExperimentSpec, tmp_path: Path, storage: Path
 ) -> None:
     data = generate_shapes(tmp_path / "shapes", train_images=8, val_images=2, image_size=64, seed=1)
     broken = sorted((data / "train").iterdir())[3]
     content = broken.read_bytes()
     broken.write_bytes(content[: len(content) // 2])
-    runtime = replace(spec.runtime, storage=tmp_path / "runs", workers=1, check_images=False)
+    runtime = replace(spec.runtime, storage=storage, workers=1, check_images=False)
     damaged = replace(spec, source=SourceConfig(data=data), runtime=runtime)
     with pytest.raises(DatasetError, match=broken.name):
         run_experiment(damaged, runtime_env=RUNTIME_ENV)
-    (run,) = all_runs(MlflowClient(resolve_tracking_uri(None, tmp_path / "runs")))
+    (run,) = all_runs(MlflowClient(resolve_tracking_uri(None, storage)))
     assert run.info.status == "FAILED"
     assert broken.name in run.data.tags["status_message"]
 

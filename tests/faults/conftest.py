@@ -1,10 +1,8 @@
-"""Runs in processes of their own, that can be killed at a given step, and what they leave behind."""
+"""Runs in processes of their own that can be killed at a given step, and the files that they leave."""
 
 import json
-import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,12 +21,11 @@ from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec, to_dict
 from runyard.tracking.journal import Record, effective_metrics, read
 from runyard.training.local import main
+from tests.processes import Forked, forkserver, rank_environment
 
 # The tracking server with faults on demand, and what it is made of.
 from tests.runyard.tracking.conftest import (  # noqa: F401
-    _created_database,
     _server,
-    empty_database,
     impatient,
     server,
     tracking_uri,
@@ -36,12 +33,12 @@ from tests.runyard.tracking.conftest import (  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 CURVES = ("loss", "loss_cls", "loss_box", "loss_iou", "gradient_norm", "learning_rate", "epoch")
-"""Everything that is logged at a step and is no measurement of time."""
+"""Everything that is logged at a step, times excepted."""
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What two runs must have in common to be the same run."""
+    """Everything that two runs must share to count as the same run."""
 
     curves: dict[str, list[tuple[int, float]]]
     tensors: dict[str, Tensor]
@@ -49,7 +46,7 @@ class Trajectory:
     metrics: dict[str, float]
 
     @classmethod
-    def of(cls, folder: RunFolder) -> "Trajectory":
+    def from_folder(cls, folder: RunFolder) -> "Trajectory":
         curves = effective_metrics(folder.journal)
         (evaluation,) = folder.root.glob("evaluation/*/metrics.json")
         metrics = json.loads(evaluation.read_text())
@@ -73,10 +70,8 @@ class Runs:
     """Starts plain-torch runs in processes of their own, forked from a server that has imported all they need."""
 
     def __init__(self) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["runyard.training.local"])
         self._started: list[BaseProcess] = []
-        self._commands: list[subprocess.Popen[str]] = []
+        self._commands: list[subprocess.Popen[str] | Forked] = []
 
     def folder(self, spec: ExperimentSpec) -> RunFolder:
         assert spec.runtime.storage is not None
@@ -89,7 +84,7 @@ class Runs:
         return path
 
     def start(self, spec: ExperimentSpec) -> BaseProcess:
-        process = self._context.Process(target=main, args=([str(self.spec_file(spec))],))
+        process = forkserver().Process(target=main, args=([str(self.spec_file(spec))],))
         process.start()
         self._started.append(process)
         return process
@@ -99,7 +94,7 @@ class Runs:
         process = self.start(spec)
         process.join()
         assert process.exitcode == 0
-        return Trajectory.of(self.folder(spec))
+        return Trajectory.from_folder(self.folder(spec))
 
     def kill_after_step(self, spec: ExperimentSpec, step: int, then_wait_s: float = 0.0) -> int:
         """Starts the run and sends SIGKILL once `step` is logged; returns the newest step that is logged by then."""
@@ -113,11 +108,17 @@ class Runs:
         assert process.exitcode == -signal.SIGKILL, "the run ended before it was killed"
         return _last_step(folder)
 
-    def command(self, arguments: Sequence[str | Path], **environment: str) -> "subprocess.Popen[str]":
-        """A Python command in a process of its own, its output kept."""
+    def command(self, arguments: Sequence[str | Path], **environment: str) -> Forked:
+        """A Python command, its output kept, in a process forked from the server."""
+        process = Forked([str(argument) for argument in arguments], _environment() | environment)
+        self._commands.append(process)
+        return process
+
+    def fresh_command(self, arguments: Sequence[str | Path]) -> "subprocess.Popen[str]":
+        """A Python command, its output kept, in a fresh interpreter, as a user starts it."""
         process = subprocess.Popen(
             [sys.executable, *map(str, arguments)],
-            env=os.environ | {"PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}"} | environment,
+            env=_environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -125,19 +126,10 @@ class Runs:
         self._commands.append(process)
         return process
 
-    def ranks(self, spec: ExperimentSpec, *, script: Path | None = None) -> "list[subprocess.Popen[str]]":
+    def ranks(self, spec: ExperimentSpec, *, script: Path | None = None) -> list[Forked]:
         """The run on two gloo processes, as torchrun would start them but without its supervision."""
         program: list[str | Path] = [script] if script else ["-m", "runyard.training.local"]
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = listener.getsockname()[1]
-        return [
-            self.command(
-                [*program, self.spec_file(spec)],
-                RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-            )
-            for rank in range(2)
-        ]  # fmt: skip
+        return [self.command([*program, self.spec_file(spec)], **rank) for rank in rank_environment(world_size=2)]
 
     def close(self) -> None:
         for command in self._commands:
@@ -148,6 +140,11 @@ class Runs:
             if process.is_alive():
                 process.kill()
             process.join()
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment variables, with the tree's sources on the path."""
+    return os.environ | {"PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}"}
 
 
 def _wait_until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
@@ -196,4 +193,4 @@ def events() -> Callable[[RunFolder, str], list[Record]]:
 
 @pytest.fixture
 def trajectory() -> Callable[[RunFolder], Trajectory]:
-    return Trajectory.of
+    return Trajectory.from_folder

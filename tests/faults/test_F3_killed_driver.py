@@ -27,11 +27,11 @@ def tracked_runs(storage: Path) -> list[tuple[str, str]]:
 
 
 def test_F3_a_driver_killed_while_training_is_followed_by_another(
-    runs, wait_until, last_step, events, tmp_path: Path
+    runs, wait_until, last_step, events, storage: Path
 ) -> None:
-    command = [MAIN, "--smoke", "--launcher", "local", "--storage", tmp_path, "--name", "run"]
-    folder = RunFolder(tmp_path / "run")
-    process = runs.command(command)
+    command = [MAIN, "--smoke", "--launcher", "local", "--storage", storage, "--name", "run"]
+    folder = RunFolder(storage / "run")
+    process = runs.fresh_command(command)
     wait_until(lambda: last_step(folder) >= 5 or process.poll() is not None)
     process.kill()
     process.communicate()
@@ -42,7 +42,7 @@ def test_F3_a_driver_killed_while_training_is_followed_by_another(
     assert [event.payload["start_step"] for event in events(folder, "start")] == [0, 4]
     assert [step for step, _ in effective_metrics(folder.journal)["train/loss"]] == list(range(1, 9))
     assert last_status(folder.journal) == "FINISHED"
-    assert tracked_runs(tmp_path) == [("run", "FINISHED")]
+    assert tracked_runs(storage) == [("run", "FINISHED")]
 
 
 def test_F3_a_driver_killed_after_the_evaluation_is_followed_by_one_that_reports(tiny_spec: ExperimentSpec) -> None:
@@ -67,7 +67,7 @@ def smoke_command(storage: Path, seeds: int) -> list[str]:
 
 
 def started(folder: RunFolder) -> int:
-    """How many attempts have been made at a run."""
+    """Number of attempts at a run."""
     return sum(record.kind == "event" and record.payload["event"] == "start" for record in read(folder.journal))
 
 
@@ -120,7 +120,7 @@ def last_start(folder: RunFolder) -> int:
 
 
 def tracked_statuses(storage: Path) -> Counter[str]:
-    """Of the sweep's run and of its children, which must have different names."""
+    """Statuses of the sweep's run and of its children, with their counts; the names must differ."""
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("runyard").experiment_id])
     assert max(Counter(run.data.tags.get("trial") for run in runs).values()) == 1

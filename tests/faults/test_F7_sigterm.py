@@ -16,11 +16,11 @@ MAIN = Path(__file__).resolve().parents[2] / "experiments" / "coco_main.py"
 
 @pytest.mark.parametrize("launcher", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
 def test_F7_the_driver_of_an_experiment_ends_as_killed_and_goes_on(
-    runs, wait_until, last_step, events, tmp_path: Path, launcher: str
+    runs, wait_until, last_step, events, storage: Path, launcher: str
 ) -> None:
-    command = [MAIN, "--smoke", "--launcher", launcher, "--storage", tmp_path, "--name", "run", "--workers", "2"]
-    folder = RunFolder(tmp_path / "run")
-    process = runs.command(command)
+    command = [MAIN, "--smoke", "--launcher", launcher, "--storage", storage, "--name", "run", "--workers", "2"]
+    folder = RunFolder(storage / "run")
+    process = runs.command(command) if launcher == "local" else runs.fresh_command(command)
     wait_until(lambda: last_step(folder) >= 2 or process.poll() is not None, timeout_s=200)
     process.send_signal(signal.SIGTERM)
     signalled = time.monotonic()
@@ -29,18 +29,18 @@ def test_F7_the_driver_of_an_experiment_ends_as_killed_and_goes_on(
     assert time.monotonic() - signalled < 60, "it ended by running out of patience"
     assert "interrupted; the same command continues the run" in output
     assert last_status(folder.journal) == "KILLED"
-    assert tracked_status(tmp_path) == "KILLED"
+    assert tracked_status(storage) == "KILLED"
     stopped_after = last_step(folder)
     assert 2 <= stopped_after < 8
     assert folder.checkpoints()[0] == folder.checkpoint(stopped_after)
 
-    again = runs.command(command)
+    again = runs.command(command) if launcher == "local" else runs.fresh_command(command)
     output, _ = again.communicate(timeout=200)
     assert again.returncode == 0, output
     assert events(folder, "start")[-1].payload["start_step"] == stopped_after
     assert [step for step, _ in effective_metrics(folder.journal)["train/loss"]] == list(range(1, 9))
     assert last_status(folder.journal) == "FINISHED"
-    assert tracked_status(tmp_path) == "FINISHED"
+    assert tracked_status(storage) == "FINISHED"
 
 
 def tracked_status(storage: Path) -> str:
@@ -65,7 +65,7 @@ def test_F7_ctrl_c_does_the_same_with_its_own_exit_status(
     runs, wait_until, last_step, tiny_spec: ExperimentSpec
 ) -> None:
     folder = runs.folder(tiny_spec)
-    process = runs.command(["-m", "runyard.training.local", runs.spec_file(tiny_spec)])
+    process = runs.fresh_command(["-m", "runyard.training.local", runs.spec_file(tiny_spec)])
     wait_until(lambda: last_step(folder) >= 1 or process.poll() is not None)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=100)

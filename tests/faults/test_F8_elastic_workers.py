@@ -104,5 +104,5 @@ def test_F8_a_lost_node_shrinks_the_run_and_its_return_grows_it(
 
 
 def workers(folder: RunFolder, events: Any) -> list[int]:
-    """Of each attempt."""
+    """Number of workers of each attempt."""
     return [event.payload["workers"] for event in events(folder, "start")]

@@ -19,13 +19,13 @@ SWEEP = ("ablate_iou_loss.py", "--rows", "baseline", "bce", "--optim.epochs", "6
     ids=["run", "sweep"],
 )
 def test_F9_the_second_of_two_drivers_is_refused_and_the_first_one_finishes(
-    runs, wait_until, tmp_path: Path, command: tuple[str, ...], what: str
+    runs, wait_until, storage: Path, command: tuple[str, ...], what: str
 ) -> None:
     script, *options = command
-    whole = [EXPERIMENTS / script, "--smoke", "--launcher", "local", "--storage", tmp_path, *options]
+    whole = [EXPERIMENTS / script, "--smoke", "--launcher", "local", "--storage", storage, *options]
 
     def folders() -> list[RunFolder]:
-        return [RunFolder(path.parent) for path in tmp_path.glob("*/journal.jsonl")]
+        return [RunFolder(path.parent) for path in storage.glob("*/journal.jsonl")]
 
     first = runs.command(whole)
     wait_until(lambda: any(starts(folder) for folder in folders()) or first.poll() is not None, timeout_s=200)

@@ -221,7 +221,7 @@ def test_S1_the_trials_of_a_sweep_make_one_parent_when_the_server_comes(
     server, spec: ExperimentSpec, tmp_path: Path
 ) -> None:
     tracker = MlflowTracker(server.uri, spec.runtime.experiment)
-    # Slow enough for all of them to see that there is none.
+    # Slow enough for all of them to find no parent.
     server.fault, server.fault_at = "hangs", "runs/create"
     replayer = JournalReplayer(lambda: tracker, poll_s=0.02, first_retry_s=0.1)
     for number in range(8):

@@ -64,7 +64,7 @@ def test_S3_a_disk_that_becomes_read_only_says_so(small_disk: Path) -> None:
 
 
 def test_S3_a_limit_on_the_size_of_files_is_told_as_such(tmp_path: Path) -> None:
-    """What a quota looks like to a process, and needs no mount."""
+    """A limit on file sizes looks like a quota to a process, and needs no mount."""
     save_checkpoint(tmp_path / "checkpoint-1", nn.Linear(2, 2), None, {"step": 1})
     child = os.fork()
     if child == 0:

@@ -63,7 +63,7 @@ def test_a_bug_would_be_found(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from detector.data import json_reading\n"
         "from detector.errors import DatasetError\n"
-        "json_reading.DatasetError = type('Stranger', (ValueError,), {'__init__': lambda self, *a, **k: None})\n"
+        "json_reading.DatasetError = type('OtherError', (ValueError,), {'__init__': lambda self, *a, **k: None})\n"
         "sys.argv = sys.argv[1:]\n"
         "sys.path.insert(0, str(Path(sys.argv[0]).parent))\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
@@ -73,5 +73,5 @@ def test_a_bug_would_be_found(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program, *arguments], env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     (bug, *_) = json.loads(done.stdout)["kinds"]["coco"]["bugs"]
-    assert bug.startswith("Stranger at json_reading.py")
+    assert bug.startswith("OtherError at json_reading.py")
     assert list(tmp_path.iterdir())

@@ -54,17 +54,17 @@ def test_fifty_kills_change_nothing(runs, last_step, events, tiny_spec: Experime
     assert min(hit[place] for place in ("starting", "a step", "a checkpoint", "an evaluation")) > 0
     curves, others = effective_metrics(folder.journal), effective_metrics(runs.folder(never_killed).journal)
     assert curves["val/AP"] == others["val/AP"]
-    print(f"{time.monotonic() - began:.0f} s in all")
+    print(f"{time.monotonic() - began:.0f} s")
 
 
 def half_written(folder: RunFolder) -> int:
-    """The step of a checkpoint that is being written; 0 where there is none."""
+    """The step of a checkpoint that is being written; 0 without one."""
     partial = [path.name.split("-")[1].partition(".")[0] for path in folder.root.glob(".checkpoint-*.partial")]
     return max((int(step) for step in partial), default=0)
 
 
 def evaluating(folder: RunFolder) -> int:
-    """The step of an epoch's end whose checkpoint is there and whose metrics are not; 0 where there is none."""
+    """The step of an epoch's end whose checkpoint is there and whose metrics are not; 0 without one."""
     step = max((int(path.name.rpartition("-")[2]) for path in folder.checkpoints()), default=0)
     evaluated = {
         record.payload["step"] for record in read(folder.journal) if "val/AP" in record.payload.get("values", ())
@@ -73,7 +73,7 @@ def evaluating(folder: RunFolder) -> int:
 
 
 def where(folder: RunFolder, lives: int, events: Callable[[RunFolder, str], list]) -> str:  # type: ignore[type-arg]
-    """What a life was doing when it ended."""
+    """The phase in which a process was killed."""
     if len(events(folder, "start")) == lives:
         return "starting"
     if half_written(folder):

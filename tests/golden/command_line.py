@@ -130,7 +130,7 @@ def argparse_section(module: str) -> str:
 
 
 def section(name: str, options: list[str]) -> str:
-    """A headed list, sorted: the order of options is no promise."""
+    """A headed list, sorted: the order of options may change."""
     return "\n".join([f"[{name}]", *sorted(options, key=lambda option: option.lstrip("-"))])
 
 

@@ -1,8 +1,7 @@
 """A store of each test's own, and jobs that are done in milliseconds."""
 
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,24 +14,14 @@ from runyard.driver.jobs import Job
 from runyard.runs.attempt import journaled
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal
-from runyard.tracking.mlflow_tracker import MlflowTracker
-
-
-@pytest.fixture(scope="session")
-def _empty_store() -> Iterator[Path]:
-    # Creating the tables syncs hundreds of times: half a minute on a busy disk, nothing in memory.
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        MlflowTracker(f"sqlite:///{folder}/empty.db", "unused").experiment_id()
-        yield Path(folder) / "empty.db"
 
 
 @pytest.fixture
-def spec(make_tiny_spec: Callable[[Path], ExperimentSpec], _empty_store: Path, tmp_path: Path) -> ExperimentSpec:
+def spec(make_tiny_spec: Callable[[Path], ExperimentSpec], empty_store: Path, tmp_path: Path) -> ExperimentSpec:
     """A run of two steps, beside an empty MLflow store."""
     storage = tmp_path / "runs"
     storage.mkdir()
-    shutil.copy(_empty_store, storage / "mlflow.db")
+    shutil.copy(empty_store, storage / "mlflow.db")
     tiny = make_tiny_spec(storage)
     return replace(
         tiny,

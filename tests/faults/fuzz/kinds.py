@@ -1,4 +1,4 @@
-"""The kinds of file that a stranger may hand us: a sound one, how it is changed, and all that is done with it."""
+"""The kinds of untrusted file: a valid one, its changes, and everything that a run does with it."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ Read = Callable[[Path], None]
 
 @dataclass(frozen=True)
 class Kind:
-    """How one kind of file is spoilt, at a path that exists, and read."""
+    """One kind of file: a function that changes it at a path, and a function that reads it."""
 
     path: Path
     mutate: Mutate
@@ -71,7 +71,7 @@ def coco_content() -> dict[str, Any]:
 
 
 def look_at(dataset: Dataset) -> None:
-    """What a run does with annotations before it reads images; what was let in must make sense."""
+    """Use annotations as a run does before it reads images; accepted entries must be consistent."""
     assert np.isfinite(dataset.boxes_xywh).all()
     assert np.isfinite(dataset.areas).all()
     assert ((dataset.labels >= 0) & (dataset.labels < len(dataset.categories))).all()

@@ -1,4 +1,4 @@
-"""Files that a stranger may hand us, changed at random: what is not read must be refused as a mistake of the file.
+"""Untrusted files, changed at random: a file is either read or refused with an error that names it.
 
     python tests/faults/fuzz/run.py --count 1000 --seed 0 [--only coco voc ...] [--keep FOLDER]
 

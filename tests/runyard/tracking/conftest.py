@@ -55,11 +55,11 @@ def empty_database_exits(_created_database: tuple[Path, list[int]]) -> list[int]
 
 
 @pytest.fixture
-def tracking_uri(empty_database: Path, tmp_path: Path) -> str:
+def tracking_uri(empty_store: Path, tmp_path: Path) -> str:
     """A SQLite store of the test's own."""
     path = tmp_path / "store" / "mlflow.db"
     path.parent.mkdir()
-    shutil.copy(empty_database, path)
+    shutil.copy(empty_store, path)
     return f"sqlite:///{path}"
 
 
@@ -121,9 +121,9 @@ class FaultyServer:
 
 
 @pytest.fixture(scope="session")
-def _server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyServer]:
+def _server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyServer]:
     folder = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_database, folder / "mlflow.db")
+    shutil.copy(empty_store, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("_MLFLOW_SERVER_FILE_STORE", f"sqlite:///{folder / 'mlflow.db'}")
         patch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", "mlflow-artifacts:/")

@@ -32,6 +32,7 @@ def run(spec: ExperimentSpec, processes: int) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.processes
 def test_N5_two_processes_train_and_count_21_images_as_one_does(
     tiny_spec: ExperimentSpec, capsys: pytest.CaptureFixture[str]
 ) -> None:
