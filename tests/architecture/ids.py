@@ -1,13 +1,15 @@
 """Node ids of before against those of today, through a mapping kept by hand.
 
 A line of the mapping is `old -> new | reason`. Both sides are a whole id, a function without its parameters or a file;
-the longest `old` that fits wins, and the rest of an id is kept. `new` may be `FUNCTION[*]`, any case of a function, or
-`-`, a test that was dropped for the reason given. A line that begins with # is a comment.
+the longest `old` that fits wins, and the rest of an id is kept. `new` may be `FUNCTION[*]`, any case of a function (for
+parameters that are named by a message), which needs as many cases as before; or `-`, a test that was dropped for the
+reason given. A line that begins with # is a comment.
 """
 
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -52,15 +54,18 @@ def renamed(old: str, mapping: Mapping[str, str]) -> str:
 
 
 def losses(before: Iterable[str], today: Collection[str], mapping: Mapping[str, str]) -> list[str]:
-    """The ids of before that lead to no test of today, with the id that was expected; empty if none is lost."""
-    functions = {function(test_id) for test_id in today}
+    """The ids of before that lead to no test of today, and the functions with fewer cases; empty if none is lost."""
+    cases = Counter(function(test_id) for test_id in today)
+    wanted: Counter[str] = Counter()
     lost = []
     for old in before:
         new = renamed(old, mapping)
-        exists = new in today or (new.endswith("[*]") and new.removesuffix("[*]") in functions)
-        if new != DROPPED and not exists:
+        if new.endswith("[*]"):
+            wanted[new.removesuffix("[*]")] += 1
+        elif new != DROPPED and new not in today:
             lost.append(old if new == old else f"{old} -> {new}")
-    return lost
+    fewer = {name: count for name, count in wanted.items() if cases[name] < count}
+    return lost + [f"{name}: expected at least {count} cases, found {cases[name]}" for name, count in fewer.items()]
 
 
 def collect(root: Path = ROOT) -> list[str]:

@@ -26,7 +26,10 @@ def test_a_missing_test_is_a_loss():
     [
         ("tests/a.py -> tests/b/a.py | moved", [name.replace("a.py", "b/a.py") for name in OLD]),
         ("tests/a.py::test_two -> tests/a.py::test_2 | shorter", [name.replace("test_two", "test_2") for name in OLD]),
-        ("tests/a.py::test_two -> tests/a.py::test_2[*] | other cases", [OLD[0], "tests/a.py::test_2[1]"]),
+        (
+            "tests/a.py::test_two -> tests/a.py::test_2[*] | other cases",
+            [OLD[0], "tests/a.py::test_2[1]", "tests/a.py::test_2[2]"],
+        ),
         ("tests/a.py::test_two -> - | the function is gone", OLD[:1]),
         (
             "tests/a.py::test_two[y -> z | w] -> tests/a.py::test_two[q] | renamed",
@@ -42,6 +45,13 @@ def test_a_mapped_test_is_no_loss(mapping, today):
 def test_a_mapping_to_a_test_that_does_not_exist_is_a_loss():
     mapping = parse_mapping("tests/a.py::test_one -> tests/a.py::test_1 | shorter")
     assert losses(OLD, set(OLD), mapping) == ["tests/a.py::test_one -> tests/a.py::test_1"]
+
+
+def test_fewer_cases_are_a_loss():
+    mapping = parse_mapping("tests/a.py::test_two -> tests/a.py::test_2[*] | other cases")
+    assert losses(OLD, {OLD[0], "tests/a.py::test_2[1]"}, mapping) == [
+        "tests/a.py::test_2: expected at least 2 cases, found 1"
+    ]
 
 
 def test_the_more_exact_line_wins():

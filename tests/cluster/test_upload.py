@@ -60,7 +60,7 @@ def test_litter_is_left_behind(littered, tmp_path):
     files = uploaded(littered, tmp_path)
     sources = {name for name in files if not Path(name).name.startswith(".")}
     assert sources == {
-        "detector/config.py",
+        "detector/data/formats/coco.py",
         "platform/runyard/spec.py",
         "experiments/coco_main.py",
         "tests/golden/loss.json",
