@@ -106,6 +106,7 @@ def test_a_step_asks_for_no_value_of_a_tensor(tiny_data: Path) -> None:
             result.read()
 
 
+@pytest.mark.processes
 def test_a_stop_request_of_one_rank_is_read_by_all_at_the_same_step(ranks: list[dict[str, Any]]) -> None:
     assert [rank["stopped"] for rank in ranks] == [[0, 1, 0], [0, 1, 0]]
 
