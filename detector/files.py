@@ -40,7 +40,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file as `atomic_file` does; OSError if there is no room or no permission."""
+    """Write a file as `atomic_file` does; OSError on a full disk or without permission."""
     with atomic_file(path) as stream:
         stream.write(content)
 

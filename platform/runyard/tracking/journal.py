@@ -1,17 +1,17 @@
-"""The run's own record of what it measured: JSON lines on disk, written before any tracking server hears of them.
+"""The run's own record of its measurements: JSON lines on disk, written before they go to any tracking server.
 
 Rank 0 of one run appends; the driver's replayer, `runyard sync` and the plots read, also while it is being written.
-Kinds of record and their payload:
+Kinds of record and their payloads:
 
     params    {name: value, ...}, nested as the spec is
     metrics   {step, values: {name: number}}
     tag       {key, value}
     artifact  {path, artifact_path}      path relative to the journal's folder, or absolute
     status    {status: RUNNING | FINISHED | FAILED | KILLED, message}
-    event     {event, ...}               restarts, warnings, whatever a person should be able to look up
-    rewind    {step}                     training goes on from this step: later steps logged so far are void
+    event     {event, ...}               restarts, warnings, anything that a person may want to look up
+    rewind    {step}                     training continues from this step: later steps logged so far are void
 
-A crash may tear the last line; reading passes over it, opening for writing removes it and continues the numbering.
+A crash may tear the last line: reading skips it, opening for writing removes it and continues the numbering.
 """
 
 import json
@@ -32,7 +32,7 @@ from runyard.locks import LockHeldError, held
 RecordKind = Literal["params", "metrics", "tag", "artifact", "status", "event", "rewind"]
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
-# A lost metrics line costs a point of a curve that the restarted run logs again; the others are said only once.
+# A lost metrics line costs a point of a curve that the restarted run logs again; the others are written only once.
 _SYNCED_KINDS = frozenset({"status", "artifact", "event", "rewind"})
 
 
@@ -42,7 +42,7 @@ class JournalError(InputError):
 
 @dataclass(frozen=True)
 class Record:
-    """One line: `seq` counts up from 1, `time_s` is Unix time."""
+    """One line: `seq` counts from 1, `time_s` is Unix time."""
 
     seq: int
     time_s: float
@@ -56,8 +56,8 @@ class Journal:
     def __init__(self, path: Path, *, lock_timeout_s: float = 10.0) -> None:
         """Open for appending, creating file and folders as needed.
 
-        Waits `lock_timeout_s` for a writer that is just dying; raises JournalError if it still holds the journal, or
-        if the folder cannot be written.
+        Waits `lock_timeout_s` for a dying writer; raises JournalError if it still holds the journal, or if the folder
+        cannot be written.
         """
         self.path = path
         self._lock = ExitStack()
@@ -100,7 +100,7 @@ class Journal:
             return self._seq
 
     def close(self) -> None:
-        """Write what is still in memory, sync, and let the next writer in. Closing twice does nothing."""
+        """Write what is still in memory, sync, and release the lock. Closing twice does nothing."""
         with self._thread_lock:
             if self._descriptor < 0:
                 return
@@ -145,7 +145,7 @@ class Journal:
 
 
 class JournalReader:
-    """Reads a journal in steps while it grows; `last_seq` and `offset` are where it stands."""
+    """Incremental reader of a growing journal; `last_seq` and `offset` are its position."""
 
     def __init__(self, path: Path, after_seq: int = 0) -> None:
         self.path = path
@@ -154,7 +154,7 @@ class JournalReader:
         """Bytes up to the end of the last whole record."""
 
     def poll(self) -> list[Record]:
-        """The whole records that came since the last call, in order; empty where the file does not exist yet."""
+        """Complete records since the last call, in order; empty if the file does not exist yet."""
         try:
             with self.path.open("rb") as stream:
                 if os.fstat(stream.fileno()).st_size < self.offset:
@@ -179,7 +179,7 @@ class JournalReader:
 
 
 def read(path: Path, after_seq: int = 0) -> Iterator[Record]:
-    """The records of a journal with a higher sequence number, in order; a torn or damaged line is passed over."""
+    """The records of a journal with a higher sequence number, in order; a torn or damaged line is skipped."""
     yield from JournalReader(path, after_seq).poll()
 
 
@@ -197,12 +197,12 @@ def follow(path: Path, after_seq: int, stop: threading.Event, poll_s: float = 0.
 
 
 def last_status(journal: Path) -> RunStatus | None:
-    """The latest status that a journal tells; None where it tells none."""
-    said: RunStatus | None = None
+    """The latest status in a journal; None without one."""
+    status: RunStatus | None = None
     for record in read(journal):
         if record.kind == "status":
-            said = record.payload["status"]
-    return said
+            status = record.payload["status"]
+    return status
 
 
 def effective_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:

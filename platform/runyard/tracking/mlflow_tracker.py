@@ -16,36 +16,25 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-# MLflow reports its use and draws its HTTP settings from the environment. Its own defaults try a dead server for four
-# minutes; the replayer has its own patience. All can still be set from outside.
-for _name, _value in {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-}.items():
-    os.environ.setdefault(_name, _value)
+import requests
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
-import requests  # noqa: E402
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.tracking import MlflowClient  # noqa: E402
-from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
-
-from runyard.runs.folder import safe_name  # noqa: E402
-from runyard.runs.manifest import without_secrets  # noqa: E402
-from runyard.tracking.journal import RunStatus  # noqa: E402
-from runyard.tracking.names import (  # noqa: E402
+from runyard.runs.folder import safe_name
+from runyard.runs.manifest import without_secrets
+from runyard.tracking.journal import RunStatus
+from runyard.tracking.mlflow_errors import translated_error
+from runyard.tracking.names import (
     MAX_PARAMETER_LENGTH,
     POSITION_TAG,
     artifact_folder,
     flat_parameters,
     tracked_name,
 )
-from runyard.tracking.runs import TrackedRun  # noqa: E402
-from runyard.tracking.stores import (  # noqa: E402
-    RecordRefusedError,
+from runyard.tracking.runs import TrackedRun
+from runyard.tracking.stores import (
     RunRefusedError,
     TrackingError,
     TrackingRefusedError,
@@ -69,16 +58,6 @@ _ARTIFACT_TIMEOUT_S = 120
 # MLflow 3.17's UI opens on model training where the URL says workflowType=machine_learning; other versions read this.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _DEFAULT_EXPERIMENT_ID = "0"
-_NOT_MLFLOW = ("ENDPOINT_NOT_FOUND", "not in a valid JSON format")
-_CREDENTIAL_CODES = {"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"}
-_INVALID_CODES = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"}
-_PLAIN_REASONS = {
-    "timed out": "no answer in time",
-    "Connection refused": "connection refused",
-    "Failed to resolve": "unknown host",
-    "Name or service not known": "unknown host",
-}
-
 _log = logging.getLogger(__name__)
 # "Creating initial MLflow database tables..." would break a progress bar.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
@@ -123,14 +102,14 @@ class MlflowTracker:
             return self._experiment_id
 
     def open_run(self, run: TrackedRun, *, journal: str | None = None, start_time_s: float | None = None) -> str:
-        """MLflow's id of a run, which is created where the experiment has none of this identity (and this journal).
+        """MLflow's id of a run; it is created if the experiment has none of this identity (and this journal).
 
-        A server may carry out a request long after it was given up, and another process may be as fast. So of several
-        runs with one journal that with uploads is taken, and those without are deleted, latecomers when it is opened
-        again.
+        A server may carry out a request long after it was given up, and another process may create the run at the same
+        time. Of several runs with one journal the one with uploads is kept; those without are deleted, the late ones
+        when the run is opened again.
         """
         experiment_id = self.experiment_id()
-        # The lock is for the threads of a sweep: its trials would each make a run for their common parent.
+        # Without the lock each trial of a sweep would create a run for their common parent.
         with self._opening, self._translated(), sqlite_lock(self.tracking_uri):
             known = self._runs(experiment_id, run.identity, journal)
             if known and (journal is None or _journal_of(known[0]) == journal):
@@ -143,7 +122,7 @@ class MlflowTracker:
             if journal is None:
                 return self._create(experiment_id, run.name, tags, start_ms)
             tags[_JOURNAL_TAG] = journal
-            if known:  # a child has made it
+            if known:  # created by a child
                 self.set_tags(known[0].info.run_id, tags)
             else:
                 self._create(experiment_id, run.name, tags, start_ms)
@@ -240,7 +219,7 @@ class MlflowTracker:
                 self._open_client().delete_tag(run_id, _MESSAGE_TAG)
 
     def require_active(self, run_id: str) -> None:
-        """Raise RunRefusedError if somebody has deleted the run."""
+        """Raise RunRefusedError if the run was deleted."""
         with self._translated():
             stage = self._open_client().get_run(run_id).info.lifecycle_stage
         if stage != "active":
@@ -269,7 +248,7 @@ class MlflowTracker:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            existing = client.get_experiment_by_name(self.experiment)  # somebody was faster
+            existing = client.get_experiment_by_name(self.experiment)  # created by another process meanwhile
         if existing is None or existing.lifecycle_stage != "active":
             raise TrackingRefusedError(
                 "the experiment was deleted",
@@ -281,7 +260,7 @@ class MlflowTracker:
         return str(existing.experiment_id)
 
     def _runs(self, experiment_id: str, identity: str, journal: str | None = None) -> list[Run]:
-        """The runs of an identity, the one to go on with first; with a journal only its own, or made by a child."""
+        """The runs of an identity, the one to use first; with a journal only its own, or created by a child."""
         assert self._client is not None
         condition = f"tags.`{IDENTITY_TAG}` = '{safe_name(identity)}'"
         found = list(self._client.search_runs([experiment_id], condition, run_view_type=ViewType.ACTIVE_ONLY))
@@ -295,7 +274,7 @@ class MlflowTracker:
         return sorted(found, key=order)
 
     def _only_first(self, experiment_id: str, runs: Sequence[Run]) -> str:
-        """The id of the first of several runs with one journal; the others are deleted where they are empty."""
+        """The id of the first of several runs with one journal; the others are deleted if they are empty."""
         assert self._client is not None
         kept = str(runs[0].info.run_id)
         for double in runs[1:]:
@@ -307,7 +286,7 @@ class MlflowTracker:
         return kept
 
     def _parent(self, experiment_id: str, identity: str, start_ms: int) -> str:
-        """The id of a sweep's run, which is made where it is not there yet."""
+        """The id of a sweep's run, which is created if it does not exist."""
         if known := self._runs(experiment_id, identity):
             return str(known[0].info.run_id)
         tags = {IDENTITY_TAG: safe_name(identity), _JOURNAL_TAG: _NO_JOURNAL_YET}
@@ -335,34 +314,8 @@ class MlflowTracker:
         except ImportError as error:
             raise missing_driver(self.tracking_uri, error) from None
 
-    def _translate(self, code: str, text: str) -> TrackingUnavailableError | TrackingRefusedError | RecordRefusedError:
-        known = [reason for sign, reason in _PLAIN_REASONS.items() if sign in text]
-        reason = known[0] if known else " ".join(without_secrets(text).split())[:300]
-        if "Invalid Host header" in text:
-            remedy = "Start that server with --allowed-hosts naming the host and port by which it is called"
-            return TrackingRefusedError(
-                "the tracking server refuses its own host name", file=self._shown_uri, remedy=remedy
-            )
-        if code in _CREDENTIAL_CODES:
-            remedy = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-            return TrackingRefusedError(
-                f"the tracking server refuses these credentials ({code})", file=self._shown_uri, remedy=remedy
-            )
-        if code == "RESOURCE_DOES_NOT_EXIST":
-            return RunRefusedError(reason, file=self._shown_uri, remedy="Was the run or experiment deleted?")
-        # A server that has answered before may hide behind a proxy's error page for a while.
-        if self._client is None and any(sign in f"{code} {text}" for sign in _NOT_MLFLOW):
-            remedy = "Check host, port and path: MLflow's own server listens on port 5000"
-            return TrackingRefusedError(
-                "expected an MLflow server, found another web server", file=self._shown_uri, remedy=remedy
-            )
-        if code in _INVALID_CODES:
-            return RecordRefusedError(reason, file=self._shown_uri)
-        return TrackingUnavailableError(
-            f"the tracking store cannot be reached ({reason})",
-            file=self._shown_uri,
-            remedy="Start it, or check the URI",
-        )
+    def _translate(self, code: str, text: str) -> TrackingError:
+        return translated_error(code, text, self._shown_uri, first_contact=self._client is None)
 
 
 def _journal_of(run: Run) -> str | None:
@@ -386,7 +339,7 @@ def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
 
 @contextmanager
 def _patient_requests() -> Iterator[None]:
-    """A server answers an upload only when it has stored the file, which takes longer than any other call."""
+    """Longer time-out for uploads: a server answers only when it has stored the file."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     usual = os.environ[name]
     os.environ[name] = str(max(int(usual), _ARTIFACT_TIMEOUT_S))

@@ -1,4 +1,4 @@
-"""Names and values as MLflow takes them: metric names, flat parameters, artifact folders. Imports no mlflow.
+"""Names and values as MLflow accepts them: metric names, flat parameters, artifact folders. Imports no mlflow.
 
 MLflow 3 allows letters, digits and `_ - . space : /` in names of metrics, parameters and tags, 250 characters, and no
 name that is not its own normal form as a path.
@@ -15,7 +15,7 @@ from runyard.runs.folder import safe_name
 from runyard.runs.manifest import without_secrets
 
 POSITION_TAG = "runyard.journal_seq"
-"""How far a run's journal has been uploaded into it; a run that nothing was uploaded into lacks it."""
+"""Position in the journal up to which it was uploaded; a run without uploads lacks this tag."""
 
 _NOT_ALLOWED = re.compile(r"[^\w\-. :]")
 _MAX_NAME_LENGTH = 200
@@ -24,10 +24,10 @@ MAX_PARAMETER_LENGTH = 500
 
 
 def tracked_name(name: str) -> str:
-    """The name under which a metric, parameter or tag is kept: itself where MLflow takes it.
+    """The name under which a metric, parameter or tag is stored: unchanged if MLflow accepts it.
 
-    Otherwise what MLflow does not take becomes '_', and six digits of the name's hash are added, so that two names
-    never fall together: 'AP@[.5:.95]' and 'AP@(.5:.95)' stay two metrics.
+    Otherwise characters that MLflow refuses become '_', and six digits of the name's hash are added, so that two names
+    never collide: 'AP@[.5:.95]' and 'AP@(.5:.95)' stay two metrics.
     """
     parts = [_NOT_ALLOWED.sub("_", part) for part in name.split("/")]
     parts = [part.replace(".", "_") if set(part) <= {"."} else part for part in parts if part]

@@ -25,6 +25,7 @@ _DATABASES = ("postgresql", "mysql", "mssql")
 _DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "mysql": ("MySQLdb", "pymysql")}
 _EXTRAS = {"postgresql": "postgres", "mysql": "mysql"}
 _REMEDY = "Use sqlite:////absolute/path/mlflow.db, or http://host:5000 of an MLflow server"
+NOT_MLFLOW_REMEDY = "Check host, port and path: MLflow's own server listens on port 5000"
 _SQLITE_HEADER = b"SQLite format 3\0"
 _CHECK_TIMEOUT_S = 3.0
 
@@ -91,7 +92,7 @@ def artifact_location(tracking_uri: str, experiment: str) -> str | None:
 
 @contextmanager
 def sqlite_lock(tracking_uri: str) -> Iterator[None]:
-    """Keep other processes of ours out while a SQLite store is created, or searched and then written.
+    """Keep Runyard's other processes out while a SQLite store is created, or searched and then written.
 
     If four processes open a fresh MLflow SQLite file at once, three die. Does nothing for other stores.
     """
@@ -155,7 +156,6 @@ def _check_server(tracking_uri: str) -> bool:
     import requests
 
     shown = without_secrets(tracking_uri)
-    remedy = "Check host, port and path: MLflow's own server listens on port 5000"
     user = os.environ.get(_USER_VARIABLE)
     try:
         response = requests.get(
@@ -170,7 +170,9 @@ def _check_server(tracking_uri: str) -> bool:
         if "WRONG_VERSION_NUMBER" in str(error):
             raise TrackingRefusedError("the server does not speak TLS", file=shown, remedy="Use http://") from None
         if "BadStatusLine" in str(error):
-            raise TrackingRefusedError("expected an MLflow server, found no HTTP", file=shown, remedy=remedy) from None
+            raise TrackingRefusedError(
+                "expected an MLflow server, found no HTTP", file=shown, remedy=NOT_MLFLOW_REMEDY
+            ) from None
         return False
     if response.status_code in (401, 403):
         return True
@@ -183,7 +185,7 @@ def _check_server(tracking_uri: str) -> bool:
     if not (isinstance(answer, dict) and {"experiment", "error_code"} & answer.keys()):
         kind = response.headers.get("Content-Type", "no content type").partition(";")[0]
         problem = f"expected an MLflow server, found another web server (status {response.status_code}, {kind})"
-        raise TrackingRefusedError(problem, file=shown, remedy=remedy)
+        raise TrackingRefusedError(problem, file=shown, remedy=NOT_MLFLOW_REMEDY)
     return True
 
 

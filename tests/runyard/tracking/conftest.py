@@ -50,7 +50,7 @@ def empty_database(_created_database: tuple[Path, list[int]]) -> Path:
 
 @pytest.fixture(scope="session")
 def empty_database_exits(_created_database: tuple[Path, list[int]]) -> list[int]:
-    """How those four processes ended."""
+    """Exit statuses of those four processes."""
     return _created_database[1]
 
 

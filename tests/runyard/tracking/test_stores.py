@@ -1,4 +1,4 @@
-"""Which store, and how to open it."""
+"""The store of a run, and the command that opens it."""
 
 import shlex
 import sys
