@@ -20,11 +20,11 @@ from benchmarks.workloads import scoring_rows, training_batch
 from detector.checkpoint import load_checkpoint, save_checkpoint
 from detector.config import BackboneConfig, DataConfig, RetinaNetConfig
 from detector.data.cache import load_dataset, save_dataset
+from detector.evaluation.metrics import score_detections
 from detector.files import write_json
 from detector.models.retinanet import RetinaNet
 from runyard.runs.folder import EvaluationFolder
 from runyard.scoring.inference import detect
-from runyard.scoring.metrics import score_detections
 from runyard.scoring.rescore import score_one, write_candidates
 from runyard.spec import ExperimentSpec
 from runyard.training.local import LocalContext

@@ -8,11 +8,12 @@ import numpy as np
 
 from detector.data.cache import save_dataset
 from detector.data.samples import Dataset
+from detector.evaluation.metrics import score_detections
 from detector.evaluation.results import DetectionTable
 from runyard.grid import expand
 from runyard.paper import PaperTable
 from runyard.runs.folder import RunFolder, SweepFolder
-from runyard.scoring.metrics import score_detections, write_evaluation
+from runyard.scoring.metrics import write_evaluation
 from runyard.scoring.results import SweepResult, TrialResult, write_trials
 from runyard.spec import ExperimentSpec
 

@@ -23,6 +23,7 @@ from detector.data.samples import Dataset
 from detector.data.transforms import to_original_frame
 from detector.engine import autocast_dtype
 from detector.errors import DatasetError, InputError
+from detector.evaluation.metrics import score_detections
 from detector.evaluation.results import DetectionTable
 from detector.files import write_json
 from detector.models.confidence import combine_scores
@@ -35,7 +36,7 @@ from detector.rescoring.store import CandidateGroup, CandidateStore, CandidateWr
 from runyard.context import TrainContext, first_rank_decides, gather_on_first_rank
 from runyard.runs.folder import EvaluationFolder
 from runyard.scoring.inference import forward_passes, to_table
-from runyard.scoring.metrics import score_detections, write_evaluation
+from runyard.scoring.metrics import write_evaluation
 from runyard.spec import ExperimentSpec
 
 

@@ -23,6 +23,7 @@ from detector.data.loaders import make_train_loader
 from detector.data.samples import Dataset
 from detector.engine import StepResult, TrainingEngine, autocast_dtype
 from detector.errors import CheckpointError
+from detector.evaluation.metrics import score_detections
 from detector.models.backbones import load_imagenet_weights
 from detector.models.retinanet import RetinaNet
 from detector.optim import build_optimizer, learning_rate_at
@@ -30,7 +31,7 @@ from runyard.context import TrainContext, first_rank_decides, silent_worker
 from runyard.failures import NonFiniteLossError, TrainingStoppedError
 from runyard.runs.folder import RunFolder
 from runyard.scoring.inference import detect
-from runyard.scoring.metrics import score_detections, write_evaluation
+from runyard.scoring.metrics import write_evaluation
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal, read
 from runyard.training.checkpoints import newest_good_checkpoint, prune_checkpoints

@@ -20,6 +20,7 @@ from detector.data.transforms import to_original_frame
 from detector.engine import TrainingEngine
 from detector.errors import CandidateStoreError, CheckpointError, ConfigError, DatasetError
 from detector.evaluation.coco_ap import coco_average_precision
+from detector.evaluation.metrics import score_detections
 from detector.evaluation.results import DetectionTable, read_coco_results
 from detector.models.retinanet import RetinaNet
 from detector.optim import build_optimizer
@@ -27,7 +28,6 @@ from detector.rescoring.kept_pairs import ScoringRow, survivors
 from detector.rescoring.oracle import oracle_detections, truth_boxes
 from detector.rescoring.store import CandidateStore, CandidateWriter, publish_store
 from runyard.scoring.inference import detect, forward_passes, to_table
-from runyard.scoring.metrics import score_detections
 from runyard.scoring.rescore import (
     score_one,
     score_store,
