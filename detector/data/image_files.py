@@ -20,6 +20,19 @@ def list_files(folder: Path) -> set[str]:
         raise DatasetError(f"the folder cannot be listed ({error.strerror or error})", file=folder) from error
 
 
+class FileStatus:
+    """`os.stat` of files that asks each file once: it takes minutes for 118,000 files on network storage."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, os.stat_result] = {}
+
+    def __call__(self, path: Path) -> os.stat_result:
+        """Status of a file; OSError for a missing one, ValueError for a name that no file can have."""
+        if path not in self._known:
+            self._known[path] = path.stat()
+        return self._known[path]
+
+
 def find_images(folder: Path, names: Sequence[str], source: Path) -> list[Path]:
     """Absolute paths of the named files in `folder`, whose sub-folders a name may point into.
 

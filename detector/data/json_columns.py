@@ -62,6 +62,13 @@ class Rows:
         """(K,) integers; a float counts as one where it is whole."""
         return self.as_integers(self.column(key), key)
 
+    def ids(self, key: str) -> NDArray[np.int64] | NDArray[np.str_]:
+        """(K,) strings where all values are strings without a null, else `integers`."""
+        values = self.column(key)
+        if values and set(map(type, values)) == {str} and not any("\0" in value for value in values):
+            return np.array(values)
+        return self.as_integers(values, key)
+
     def as_integers(self, values: Sequence[Any], key: str) -> NDArray[np.int64]:
         """`values` of the member `key`, one a row, as `integers` gives them."""
         types = set(map(type, values))
@@ -96,6 +103,12 @@ class Rows:
             raise self.error("must be 0 or 1", bad, key)
         return np.array(values, dtype=bool)
 
+    def any_mark(self, *keys: str) -> NDArray[np.bool_] | None:
+        """(K,) rows in which one of these members is a true value; None where no row has any of them."""
+        if not any(key in row for row in self.rows for key in keys):
+            return None
+        return np.array([any(row.get(key) in (1, "1") for key in keys) for row in self.rows], dtype=bool)
+
     def boxes(self, key: str) -> NDArray[np.float64]:
         """(K, 4) x, y, width, height up to `LARGEST_COORDINATE_PX`; width and height of at least 0."""
         values = self.column(key)
@@ -127,7 +140,7 @@ class Rows:
             raise self.error("must be finite and at least 0", bad, key)
         return np.where(missing, default, given)
 
-    def require_unique(self, ids: NDArray[np.int64], key: str = "id") -> None:
+    def require_unique(self, ids: NDArray[np.int64] | NDArray[np.str_], key: str = "id") -> None:
         """DatasetError naming the values that occur more than once."""
         values, counts = np.unique(ids, return_counts=True)
         repeated = values[counts > 1].tolist()

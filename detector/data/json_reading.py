@@ -1,11 +1,13 @@
-"""Reading a JSON file that a stranger wrote: whole, strict, bounded, and with errors that say where it is wrong."""
+"""Reading an untrusted JSON file: whole, strict, bounded, and with errors that say where it is wrong."""
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from detector.data.invalid_entries import first_offenders, short_repr
 from detector.errors import DatasetError
 
 MAX_BYTES = 4 * 2**30
@@ -18,10 +20,35 @@ class _NonFiniteLiteralError(ValueError):
     """NaN or an infinity written as a bare word, which Python's parser takes but JSON does not have."""
 
 
-def read_json_object(path: Path, ignored_keys: Collection[str] = ()) -> dict[str, Any]:
+def pairs_hook(repeated_keys: "Counter[str]", ignored_keys: Collection[str] = ()) -> Callable[[Any], dict[str, Any]]:
+    """`object_pairs_hook` for `json.loads` that counts keys which occur twice in one object; the last value stays."""
+
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        entry = dict(pairs)
+        if len(entry) < len(pairs):
+            repeated_keys.update(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        for key in ignored_keys:
+            entry.pop(key, None)
+        return entry
+
+    return build
+
+
+def describe_repeated(repeated_keys: "Counter[str]", file: Path) -> list[str]:
+    """One sentence where keys occur twice in an object of a file; empty for none."""
+    if not repeated_keys:
+        return []
+    named = first_offenders(repeated_keys.most_common(), lambda item: f"{short_repr(item[0])} in {item[1]:,} objects")
+    return [f"{file.name} has a key twice in one object, and the last value counts: {named}"]
+
+
+def read_json_object(
+    path: Path, ignored_keys: Collection[str] = (), repeated_keys: "Counter[str] | None" = None
+) -> dict[str, Any]:
     """The JSON object that a file holds, as UTF-8 with or without a byte order mark.
 
     Args:
+        repeated_keys: counts the keys that occur twice in one object, which JSON leaves undefined.
         ignored_keys: members dropped from every object as soon as it is read. COCO's polygons are nine tenths of its
             files: without them memory stays at a third.
 
@@ -29,9 +56,9 @@ def read_json_object(path: Path, ignored_keys: Collection[str] = ()) -> dict[str
     not UTF-8, cut off or otherwise not JSON, nested too deeply, or not an object at the top, and for NaN literals.
     """
     text = _read_text(path)
-    hook = _dropper(ignored_keys) if ignored_keys else None
+    hook = pairs_hook(Counter() if repeated_keys is None else repeated_keys, ignored_keys)
     try:
-        content = json.loads(text, parse_constant=_refuse_constant, object_hook=hook)
+        content = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=hook)
     except _NonFiniteLiteralError as error:
         raise DatasetError(
             f"holds the literal {error} {_position_of_constant(text)}, which is not JSON",
@@ -68,15 +95,6 @@ def _read_text(path: Path) -> str:
         raise DatasetError(f"is not UTF-8 text ({error.reason} at byte {error.start})", file=path) from error
     except OSError as error:
         raise DatasetError(f"cannot be read ({error.strerror or error})", file=path) from error
-
-
-def _dropper(keys: Collection[str]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    def drop(entry: dict[str, Any]) -> dict[str, Any]:
-        for key in keys:
-            entry.pop(key, None)
-        return entry
-
-    return drop
 
 
 def _refuse_constant(literal: str) -> None:

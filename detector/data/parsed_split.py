@@ -53,6 +53,10 @@ class ParsedSplit:
     is_crowd: NDArray[np.bool_]
     is_difficult: NDArray[np.bool_]
     box_convention: str = "half_open"
+    has_ignore_mark: NDArray[np.bool_] | None = None
+    """(K,) a true 'ignore' or 'difficult' in a COCO file, which that format does not define; None: no such member."""
+    notes: tuple[str, ...] = ()
+    """Doubts about the file, one sentence each."""
 
     def boxes_per_category(self) -> NDArray[np.int64]:
         """How many annotations each of `categories` has."""
@@ -75,7 +79,11 @@ def to_dataset(split: ParsedSplit, classes: Sequence[str], category_index_of: di
     _log_dropped(split, labels < 0)
     rows = kept[np.argsort(split.image_index[kept], kind="stable")]
     per_image = np.bincount(split.image_index[rows], minlength=len(split.image_ids))
-    counts = count_boxes(split.boxes_xywh[rows], split.image_sizes[split.image_index[rows]])
+    for note in split.notes:
+        logger.warning("%s: %s", split.name, note)
+    sizes = split.image_sizes[split.image_index[rows]]
+    known = (sizes > 0).all(axis=1)  # ground truth without image files may lack sizes
+    counts = count_boxes(split.boxes_xywh[rows][known], sizes[known])
     if counts:
         logger.warning("%s: %s; ground truth keeps them as they are, training clips or drops them", split.name, counts)
     return Dataset(

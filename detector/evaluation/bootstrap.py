@@ -1,9 +1,11 @@
-"""Is one detector better than another, or were the images kind to it? A paired bootstrap of the AP difference.
+"""A paired bootstrap of the AP difference of two detectors: whether it exceeds the chance of which images were drawn.
 
 N images, C classes, D detections, B resamples, T IoU thresholds. Both detectors are scored on the same N images drawn
 with replacement, B times over. Matching happens within an image, so it is done once; a resample only weights every
 detection and object by how often its image was drawn, and AP follows from weighted cumulative sums. That equals COCO's
-AP of the data set with repeated images (of equal scores over images, the copies of an image stay together).
+AP of the data set with repeated images, the copies of an image next to each other, except for ties within an image and
+class: of two detections A and B with equal scores, COCO ranks A and B of the first copy before A and B of the second,
+while here all copies of A come before those of B.
 """
 
 from collections.abc import Sequence
@@ -19,7 +21,7 @@ from detector.evaluation.results import DetectionTable
 
 _ELEMENTS_PER_CHUNK = 300_000  # a chunk's columns stay in cache: a quarter faster than with millions
 METRICS = ("AP", *(f"AP{round(100 * threshold)}" for threshold in IOU_THRESHOLDS))
-"""What there are intervals of."""
+"""Metrics that have intervals."""
 
 
 @dataclass(frozen=True)

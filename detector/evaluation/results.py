@@ -6,6 +6,7 @@ the annotation file's own ids; ours may also carry "class_score" and "iou", the 
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from itertools import chain
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.data.invalid_entries import first_offenders, short_repr
-from detector.data.samples import Dataset
+from detector.data.json_reading import pairs_hook
+from detector.data.samples import LARGEST_COORDINATE_PX, Dataset
 from detector.errors import ResultFileError
 from detector.files import write_json
 
@@ -102,14 +104,17 @@ def write_coco_results(table: DetectionTable, dataset: Dataset, path: Path, *, f
     write_json(path, rows, non_finite="error")
 
 
-def read_coco_results(path: Path, dataset: Dataset) -> DetectionTable:
+def read_coco_results(path: Path, dataset: Dataset, repeated_keys: "Counter[str] | None" = None) -> DetectionTable:
     """The detections of a result file, rows in file order.
 
-    Raises ResultFileError for a file that is missing, no JSON or no list, and for rows with an unknown image or
-    category id, a score that is no finite number, or a box that is not four finite numbers with width and height of at
-    least 0: the first ten are named and all are counted.
+    Args:
+        repeated_keys: counts the keys that occur twice in one row; the last value is the one that is read.
+
+    Raises ResultFileError for a file that is missing, not JSON or not a list, and for rows with an unknown image or
+    category id, a score that is not a finite number, or a box that is not four numbers up to `LARGEST_COORDINATE_PX`
+    with width and height of at least 0: the first ten are named and all are counted.
     """
-    rows = _read_list(path)
+    rows = _read_list(path, Counter() if repeated_keys is None else repeated_keys)
     image_index_of = {image_id: index for index, image_id in enumerate(dataset.image_ids)}
     label_of = {category.id: label for label, category in enumerate(dataset.categories)}
     table = _read_columns(rows, image_index_of, label_of)
@@ -128,9 +133,9 @@ def read_coco_results(path: Path, dataset: Dataset) -> DetectionTable:
     return table
 
 
-def _read_list(path: Path) -> list[Any]:
+def _read_list(path: Path, repeated_keys: "Counter[str]") -> list[Any]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=pairs_hook(repeated_keys))
     except OSError as error:
         raise ResultFileError(f"cannot be read ({error.strerror or error})", file=path) from error
     except (ValueError, RecursionError) as error:
@@ -171,13 +176,14 @@ def _read_columns(
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
-    return table if bool((table.boxes_xywh[:, 2:] >= 0).all()) else None
+    boxes_xywh = table.boxes_xywh
+    return table if bool((boxes_xywh[:, 2:] >= 0).all() and (abs(boxes_xywh) <= LARGEST_COORDINATE_PX).all()) else None
 
 
 def _problem_of(row: Any, image_index_of: dict[int | str, int], label_of: dict[int, int]) -> str | None:
     """What is wrong with one row, or None."""
     if not isinstance(row, dict):
-        return f"is no object but {short_repr(row)}"
+        return f"is not an object but {short_repr(row)}"
     for name in ("image_id", "category_id", "bbox", "score"):
         if name not in row:
             return f"has no {name}"
@@ -190,6 +196,8 @@ def _problem_of(row: Any, image_index_of: dict[int | str, int], label_of: dict[i
         return f"bbox {short_repr(box)} is not four finite numbers"
     if box[2] < 0 or box[3] < 0:
         return f"bbox {short_repr(box)} has a negative width or height"
+    if max(map(abs, box)) > LARGEST_COORDINATE_PX:
+        return f"bbox {short_repr(box)} does not lie within {LARGEST_COORDINATE_PX:,.0f} px"
     if not _is_number(score):
         return f"score {short_repr(score)} is not a finite number"
     for name in ("class_score", "iou"):

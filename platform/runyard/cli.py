@@ -19,29 +19,39 @@ from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score a result file (COCO result JSON) against an annotation file."""
+    """Score a result file (COCO result JSON) against annotations."""
 
     annotations: Path
-    """COCO annotation JSON; its images are not needed."""
+    """COCO annotation JSON, whose images are not needed; the folder of a data set, such as a VOC devkit, with --split;
+    or the saved columns (.npz) of a run's validation images."""
     detections: Path
     """COCO result JSON: a list of {"image_id", "category_id", "bbox", "score"}."""
+    split: str | None = None
+    """Split of the folder: 2007:test."""
+    classes: tuple[str, ...] | None = None
+    """Class names of a folder in the order of the detector's labels. None: those of the split."""
     protocol: Literal["coco", "voc07", "voc12"] = "coco"
     """coco: AP over IoU 0.50:0.05:0.95; voc07: 11-point AP; voc12: area under the curve."""
-    backend: Literal["hotcoco", "pycocotools"] = "hotcoco"
-    """What computes COCO AP; pycocotools is the slow arbiter."""
-    offset: float = 1.0
-    """Added to widths and heights by the VOC protocols: 1 for the devkit's inclusive corners, 0 for half-open boxes."""
-    max_detections: int = 100
+    backend: Literal["hotcoco", "pycocotools"] | None = None
+    """Library that computes COCO AP; None: hotcoco. pycocotools is the slow arbiter."""
+    offset: float | None = None
+    """Added to widths and heights by the VOC protocols. None: as VOC and YOLO folders need it. A COCO file needs 0
+    where width = x2 - x1 + 1 or boxes are half-open, 1 where width = x2 - x1 of VOC's inclusive corners."""
+    max_detections: int | None = None
+    """COCO's limit for one image and class; None: 100."""
     json: Path | None = None
     """Write every number here as well."""
 
     def run(self) -> None:
-        """Scores and prints."""
-        from runyard.scoring.evaluate import evaluate_files, render_report
+        """Score and print."""
+        from runyard.scoring.evaluate import evaluate_files
+        from runyard.scoring.evaluation_text import render_report
 
         report = evaluate_files(
             self.annotations,
             self.detections,
+            split=self.split,
+            classes=self.classes,
             protocol=self.protocol,
             backend=self.backend,
             offset=self.offset,

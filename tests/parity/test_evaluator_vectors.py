@@ -73,11 +73,11 @@ def coco_files(folder: Path, padilla: Path) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize(("points", "protocol"), [("eleven_point", "voc07"), ("every_point", "voc12")])
 def test_voc_padilla(vectors, tmp_path, points, protocol):
-    # Its tool takes x + width for the inclusive corner and then adds 1: the default offset on half-open boxes.
+    # Its tool takes x + width for the inclusive corner and then adds 1: offset 1 on half-open boxes.
     files = coco_files(tmp_path, vectors / "voc_padilla_case1")
     expected = json.loads((vectors / "voc_padilla_case1" / "expected.json").read_text())
     published = {float(key): value for key, value in expected["published (tests/test_eval_pascal.py)"][points].items()}
-    report = evaluate_files(*files, protocol=protocol)
+    report = evaluate_files(*files, protocol=protocol, offset=1.0)
     for iou in (0.5, 0.75):
         assert close(report["metrics"][f"AP{100 * iou:.0f}"], published[iou])
     boxes, rows = json.loads(files[0].read_text())["annotations"], json.loads(files[1].read_text())

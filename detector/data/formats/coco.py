@@ -5,6 +5,7 @@ their count. Polygons are not read: detection needs boxes alone. N images, K ann
 """
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from detector.data.image_files import find_images
 from detector.data.image_header import read_sizes
 from detector.data.invalid_entries import first_offenders
 from detector.data.json_columns import Rows
-from detector.data.json_reading import read_json_object
+from detector.data.json_reading import describe_repeated, read_json_object
 from detector.data.parsed_split import ParsedSplit, SourceCategory
 from detector.data.samples import Dataset
 from detector.errors import DatasetError
@@ -44,19 +45,22 @@ def parse_coco(annotations: Path, images: Path | None, name: str, *, labelled: b
         name: of the data set, for titles.
         labelled: False for files of test images, which have no 'annotations' (COCO's image_info_*.json).
 
-    Raises DatasetError for all that `read_json_object` refuses; missing members; ids that are no 64-bit integers or
+    Image ids are integers, or all of them strings as converters of VOC data write them.
+
+    Raises DatasetError for all that `read_json_object` refuses; missing members; ids that are not 64-bit integers or
     occur twice; annotations of unknown images or categories; boxes that are not four finite numbers with width and
     height >= 0 (other odd boxes are kept and counted); file names outside the folder; image files that are missing.
     """
-    content = read_json_object(annotations, ignored_keys=("segmentation",))
+    repeated_keys: Counter[str] = Counter()
+    content = read_json_object(annotations, ignored_keys=("segmentation",), repeated_keys=repeated_keys)
     categories, category_ids = _categories(Rows.of(annotations, content, "categories"))
     image_rows = Rows.of(annotations, content, "images")
     if not image_rows.rows:
         raise DatasetError("lists no images", file=annotations, field="images", remedy="Name another split or file")
-    image_ids = image_rows.integers("id")
+    image_ids = image_rows.ids("id")
     image_rows.require_unique(image_ids)
     if images is None:
-        paths = [Path(os.path.abspath(annotations)).parent / str(image_id) for image_id in image_ids.tolist()]
+        paths = [Path(os.path.abspath(annotations)).parent / f"image {number}" for number in range(len(image_ids))]
     else:
         paths = find_images(images, image_rows.texts("file_name"), source=annotations)
     image_sizes = _image_sizes(image_rows, paths if images is not None else None)
@@ -78,6 +82,8 @@ def parse_coco(annotations: Path, images: Path | None, name: str, *, labelled: b
         areas=annotation_rows.areas("area", default=boxes[:, 2] * boxes[:, 3]),
         is_crowd=annotation_rows.flags("iscrowd"),
         is_difficult=np.zeros(len(boxes), dtype=bool),
+        has_ignore_mark=annotation_rows.any_mark("ignore", "difficult"),
+        notes=tuple(describe_repeated(repeated_keys, annotations)),
     )
 
 
@@ -112,17 +118,21 @@ def _image_sizes(rows: Rows, paths: Sequence[Path] | None) -> NDArray[np.int64]:
     return sizes.T.copy()
 
 
-def _positions(rows: Rows, key: str, known_ids: NDArray[np.int64], list_name: str) -> NDArray[np.int64]:
+def _positions(
+    rows: Rows, key: str, known_ids: NDArray[np.int64] | NDArray[np.str_], list_name: str
+) -> NDArray[np.int64]:
     """(K,) where in `known_ids` each row's id is; DatasetError for ids that are not there."""
-    ids = rows.integers(key)
+    ids = np.array(rows.texts(key)) if known_ids.dtype.kind == "U" else rows.integers(key)
+    if not len(ids):
+        return np.zeros(0, dtype=np.int64)
     order = np.argsort(known_ids)
     slots = np.searchsorted(known_ids, ids, sorter=order).clip(max=len(known_ids) - 1)
     positions = order[slots]
-    strangers = np.flatnonzero(known_ids[positions] != ids).tolist()
-    if strangers:
+    unknown = np.flatnonzero(known_ids[positions] != ids).tolist()
+    if unknown:
         raise rows.error(
             f"name an entry that {list_name!r} does not have",
-            strangers,
+            unknown,
             key,
             remedy=f"Known ids begin with: {first_offenders(known_ids[order].tolist())}",
         )

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from detector.data.class_list import single_dataset
 from detector.data.formats.data_format import DataFormat
-from detector.data.formats.voc_folders import VocFiles, find_files, find_trees, image_sets
+from detector.data.formats.voc_folders import VocFiles, find_files, find_trees, image_sets_of
 from detector.data.formats.voc_xml import VocAnnotation, read_voc_xml
 from detector.data.image_header import read_sizes
 from detector.data.invalid_entries import first_offenders
@@ -128,4 +128,4 @@ def _looked_for(split: str) -> str:
     return "Annotations, JPEGImages and ImageSets/Main in it or its sub-folders"
 
 
-VOC = DataFormat("voc", _find, image_sets, _parse, _looked_for)
+VOC = DataFormat("voc", _find, image_sets_of, _parse, _looked_for)

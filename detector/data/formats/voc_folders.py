@@ -42,7 +42,7 @@ def find_trees(root: Path) -> dict[str, Path]:
     return {}
 
 
-def image_sets(root: Path) -> list[str]:
+def image_sets_of(root: Path) -> list[str]:
     """Names of the splits of a VOC folder ('trainval') or devkit ('2007:trainval'), sorted; without per-class sets."""
     trees = find_trees(root)
     found = []
@@ -106,8 +106,8 @@ def _parse(root: Path, trees: Mapping[str, Path], image_sets: str) -> list[tuple
                 file=root,
                 field="split",
                 value=image_sets,
-                remedy=f"There are: {', '.join(sorted(trees))}. Write '2007:trainval+2012:trainval' for a devkit, or "
-                "name the one folder",
+                remedy=f"Image sets that are there: {first_offenders(image_sets_of(root), str)}. Name some of them, "
+                "joined by '+', with --data.train-split and --data.val-split",
             )
         parts.append((trees[key], set_name))
     return parts

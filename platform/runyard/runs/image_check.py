@@ -15,6 +15,7 @@ from pathlib import Path
 from detector.config import DataConfig
 from detector.data.epoch_plan import trainable_images
 from detector.data.health import find_unusable
+from detector.data.image_files import FileStatus
 from detector.data.invalid_entries import first_offenders
 from detector.data.samples import Dataset, UnusableImage
 from detector.errors import DatasetError
@@ -43,16 +44,22 @@ class CheckedSplit:
         return self.dataset.skipped
 
 
-def check_splits(train: Dataset, val: Dataset, config: DataConfig, storage: Path) -> tuple[CheckedSplit, CheckedSplit]:
+def check_splits(
+    train: Dataset, val: Dataset, config: DataConfig, storage: Path, status: FileStatus | None = None
+) -> tuple[CheckedSplit, CheckedSplit]:
     """Looks at the images of both splits that were not found sound before; says how far it is where that takes long.
 
     With policy 'skip' and a `train_limit`, the images that take the place of unusable ones are looked at as well.
 
     Args:
         storage: the folder of all runs, where verdicts are kept.
+        status: shared with the other steps of a start, so that each file is looked up once.
     """
-    checked_train = _check("training", train, lambda split: trainable_images(split, config).tolist(), config, storage)
-    return checked_train, _check("validation", val, lambda split: range(len(split)), config, storage)
+    status = status or FileStatus()
+    checked_train = _check(
+        "training", train, lambda split: trainable_images(split, config).tolist(), config, storage, status
+    )
+    return checked_train, _check("validation", val, lambda split: range(len(split)), config, storage, status)
 
 
 def require_usable(splits: Iterable[CheckedSplit], config: DataConfig) -> None:
@@ -70,7 +77,12 @@ def require_usable(splits: Iterable[CheckedSplit], config: DataConfig) -> None:
 
 
 def _check(
-    what: str, split: Dataset, select: Callable[[Dataset], Iterable[int]], config: DataConfig, storage: Path
+    what: str,
+    split: Dataset,
+    select: Callable[[Dataset], Iterable[int]],
+    config: DataConfig,
+    storage: Path,
+    status: FileStatus,
 ) -> CheckedSplit:
     memory = memory_of(split, storage)
     sound, new = recall(memory), set[str]()
@@ -79,7 +91,7 @@ def _check(
     looked_at: set[Path] = set()
     while images:
         looked_at |= {split.image_paths[image] for image in images}
-        keys = image_keys(split, images)
+        keys = image_keys(split, images, status)
         with ProgressBar(f"checking {what} images") as bar:
             unusable = find_unusable(split, [image for image in images if keys.get(image) not in sound], progress=bar)
         new |= {key for image, key in keys.items() if image not in unusable} - sound

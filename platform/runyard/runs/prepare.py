@@ -17,10 +17,12 @@ from detector.data.cache import save_dataset
 from detector.data.epoch_plan import trainable_images
 from detector.data.fingerprint import fingerprint
 from detector.data.formats import open_splits
+from detector.data.image_files import FileStatus
 from detector.data.samples import Dataset
 from detector.errors import ConfigError
 from detector.files import write_bytes, write_json
 from runyard.identity import differences
+from runyard.runs.data_findings import log_mistakes
 from runyard.runs.folder import RunFolder, run_name, safe_name
 from runyard.runs.image_check import check_splits, require_usable
 from runyard.runs.manifest import build_manifest, without_secrets
@@ -154,9 +156,11 @@ def open_data(spec: ExperimentSpec) -> tuple[Dataset, Dataset]:
             remedy="Leave one of --data.unusable-images skip and --no-check-images out",
         )  # fmt: skip
     train, val = open_unchecked(spec)
+    status = FileStatus()
+    log_mistakes(train, val, status)
     if not spec.runtime.check_images:
         return train, val
-    checked = check_splits(train, val, spec.data, storage_folder(spec))
+    checked = check_splits(train, val, spec.data, storage_folder(spec), status)
     require_usable(checked, spec.data)
     return checked[0].dataset, checked[1].dataset
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import PIL
 
+from detector.data.image_files import FileStatus
 from detector.data.samples import Dataset
 from detector.files import write_text
 from runyard.runs.folder import safe_name
@@ -30,17 +31,18 @@ def memory_of(dataset: Dataset, storage: Path) -> Path:
     return storage / ".sound-images" / name
 
 
-def image_keys(dataset: Dataset, images: Iterable[int]) -> dict[int, str]:
+def image_keys(dataset: Dataset, images: Iterable[int], status: FileStatus | None = None) -> dict[int, str]:
     """Position -> key, without the files that cannot be looked up."""
+    status = status or FileStatus()
     keys = {}
     for image in images:
         path = dataset.image_paths[image]
         try:
-            status = path.stat()
+            found = status(path)
         except (OSError, ValueError):
             continue
         height, width = dataset.image_sizes[image].tolist()
-        facts = f"{_FORM} {PIL.__version__} {status.st_size} {status.st_mtime_ns} {width} {height} "
+        facts = f"{_FORM} {PIL.__version__} {found.st_size} {found.st_mtime_ns} {width} {height} "
         keys[image] = hashlib.blake2b(facts.encode() + os.fsencode(path), digest_size=_KEY_BYTES).hexdigest()
     return keys
 

@@ -101,7 +101,7 @@ def test_a_missing_member_is_named(read, missing):
 
 def test_rows_that_are_no_objects(read):
     for row in (None, 3, "x", []):
-        with pytest.raises(ResultFileError, match="row 1: is no object but"):
+        with pytest.raises(ResultFileError, match="row 1: is not an object but"):
             read([GOOD, row])
 
 

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from detector.errors import ConfigError, InputError, ResultFileError
-from runyard.scoring.evaluate import evaluate_files, render_report
+from runyard.scoring.evaluate import evaluate_files
+from runyard.scoring.evaluation_text import render_report
 
 TRUTH = {
     "images": [{"id": 0, "width": 100, "height": 100}, {"id": 5, "width": 100, "height": 100}],
@@ -60,7 +61,7 @@ def test_coco(files, tmp_path, backend):
 
 @pytest.mark.parametrize(("protocol", "expected"), [("voc07", (6 + 5 * 2 / 3) / 11), ("voc12", 0.5 + 0.5 * 2 / 3)])
 def test_voc(files, protocol, expected):
-    report = evaluate_files(*files, protocol=protocol)
+    report = evaluate_files(*files, protocol=protocol, offset=None if protocol == "coco" else 1.0)
     assert report["metrics"]["AP50"] == pytest.approx(expected)
     assert list(report["metrics"]) == ["AP", *(f"AP{percent}" for percent in range(50, 100, 5))]
     assert report["settings"] == {"points": "11" if protocol == "voc07" else "area", "offset": 1.0}
@@ -93,14 +94,14 @@ def test_no_detections(files, write):
 def test_no_ground_truth(files, write):
     truth = write("empty.json", TRUTH | {"annotations": []})
     for protocol in ("coco", "voc07", "voc12"):
-        report = evaluate_files(truth, files[1], protocol=protocol)
+        report = evaluate_files(truth, files[1], protocol=protocol, offset=None if protocol == "coco" else 1.0)
         assert set(report["metrics"].values()) == {None}
         render_report(report)
 
 
 def test_the_tables_hold_every_number(files):
     for protocol in ("coco", "voc07"):
-        report = evaluate_files(*files, protocol=protocol)
+        report = evaluate_files(*files, protocol=protocol, offset=None if protocol == "coco" else 1.0)
         text = render_report(report)
         for value in (*report["metrics"].values(), *(row["AP"] for row in report["per_class"])):
             assert ("n/a" if value is None else f"{100 * value:.2f}") in text

@@ -62,7 +62,7 @@ def test_every_line_of_a_per_class_set_is_an_image(devkit: Path) -> None:
 @pytest.mark.parametrize(
     ("image_sets", "message"),
     [
-        ("trainval", "several VOC folders, and 'trainval' does not say which.*There are: 2007, 2012"),
+        ("trainval", "several VOC folders, and 'trainval' does not say which.*2007:trainval; 2012:trainval"),
         ("2010:trainval", "has no VOC2010"),
         ("2007:nope", "there is no such image set.*There are: cat_trainval; empty; test; trainval"),
         ("2007:empty", "lists no images"),
