@@ -177,4 +177,4 @@ def test_B33_a_server_that_died_late_is_waited_for_a_stated_time(
     began_s = time.monotonic()
     assert replayer.close(say=lines.append) == 2
     assert 2 < time.monotonic() - began_s < 10
-    assert lines == ["the tracking store answers no more: 2 records to go, waiting at most 3 s"]
+    assert lines == ["the tracking store does not answer; records left: 2; waiting at most 3 s"]

@@ -102,8 +102,9 @@ class JournalReplayer:
                 break
             if silent_s == _SILENT_S:
                 silent_s = 0.1
-                state = "answers no more" if self._failing_at else "is taking the last records"
-                say(f"the tracking store {state}: {self._left()} records to go, waiting at most {limit_s:.0f} s")
+                say(
+                    f"the tracking store {self._state()}; records left: {self._left()}; waiting at most {limit_s:.0f} s"
+                )
         self._abandoned.set()
         return self._left()
 
@@ -111,6 +112,11 @@ class JournalReplayer:
         if self._failing_at is None:
             return CLOSE_S
         return LOST_S if self._has_answered else DEAD_S
+
+    def _state(self) -> str:
+        if self._failing_at is not None:
+            return "does not answer"
+        return "is taking the last records" if self._has_answered else "has not answered yet"
 
     def _left(self) -> int:
         return sum(followed.left() for followed in list(self._followed))
