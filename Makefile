@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 ADDRESS ?= http://127.0.0.1:8265
 # Processes that run tests: a number, or auto for one a core. 0: in pytest's own process, for a debugger.
 JOBS ?= auto
-UNIT_TESTS = tests/detector tests/runyard
+UNIT_TESTS = tests/architecture tests/detector tests/runyard
 UNIT_MARKERS = not ray and not slow and not gpu and not processes
 JOB ?= experiments/coco_main.py --smoke
 GIT_SHA = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null)
@@ -20,7 +20,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 help:
 	@echo "make setup    the environment in .venv (about 6 GB), and nothing else"
 	@echo "make demo     train three small detectors on generated images; small Tables 2 and 3"
-	@echo "make check    ruff, mypy and the unit tests of detector and runyard: at most 90 s on two cores"
+	@echo "make check    ruff, mypy and the unit tests (no Ray, no programs started): about a minute on two cores"
 	@echo "make test     all tests but the slow ones, in JOBS=auto processes; ARGS='-m slow' and the like go to pytest"
 	@echo "make lint     ruff and mypy"
 	@echo "make bench    compare speed and memory with what one would use instead; ARGS='--only P8,P9'"

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.golden.command_line import Help, parse_help
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +45,7 @@ Text with --options of no account.
 """
 
 
+@pytest.mark.processes
 def test_the_command_line_is_the_frozen_one():
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}"}
     ran = subprocess.run(

@@ -7,6 +7,7 @@ from tests.architecture.ids import BEFORE, MAPPING, WHOLE_COLLECTION, collect, l
 OLD = ["tests/a.py::test_one", "tests/a.py::test_two[x]", "tests/a.py::test_two[y -> z | w]"]
 
 
+@pytest.mark.processes
 def test_every_test_of_before_exists_or_is_mapped(request):
     today = request.config.stash.get(WHOLE_COLLECTION, None) or collect()
     lost = losses(BEFORE.read_text().splitlines(), set(today), parse_mapping(MAPPING.read_text()))

@@ -156,6 +156,7 @@ def import_without(absent: tuple[str, ...], modules: list[str]) -> subprocess.Co
     )
 
 
+@pytest.mark.processes
 def test_detector_and_training_import_with_torch_alone():
     modules = [
         module
@@ -168,11 +169,13 @@ def test_detector_and_training_import_with_torch_alone():
     assert imported.returncode == 0, imported.stderr
 
 
+@pytest.mark.processes
 def test_configuration_and_errors_import_without_torch():
     imported = import_without(("torch", "torchvision"), ["detector", "detector.config", "detector.errors"])
     assert imported.returncode == 0, imported.stderr
 
 
+@pytest.mark.processes
 def test_an_absent_library_fails_the_import():
     imported = import_without(("dataclasses",), ["detector.config"])
     assert imported.returncode != 0
