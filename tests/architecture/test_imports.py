@@ -17,8 +17,17 @@ SOURCE_FOLDERS = {"detector": "detector", "platform/runyard": "runyard", "experi
 
 # What a machine without Ray and the trackers need not have. Pillow comes with torchvision.
 ABSENT_WHERE_ONLY_TORCH_IS = (
-    "ray", "mlflow", "tyro", "pycocotools", "hotcoco", "matplotlib", "defusedxml", "scipy", "pandas", "yaml",
-)  # fmt: skip
+    "ray",
+    "mlflow",
+    "tyro",
+    "pycocotools",
+    "hotcoco",
+    "matplotlib",
+    "defusedxml",
+    "scipy",
+    "pandas",
+    "yaml",
+)
 MODEL_MODULES = {f"detector.models.{name}" for name in ("retinanet", "backbones", "heads", "fpn", "losses")}
 WITH_TORCH_ALONE = ("detector", "runyard.training", "runyard.runs", "runyard.scoring")
 

@@ -48,8 +48,11 @@ def make(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
             (checkout / "bin" / command).symlink_to(found)
     return subprocess.run(
         [shutil.which("make") or "make", *arguments],
-        cwd=checkout, env={"PATH": str(checkout / "bin")}, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=checkout,
+        env={"PATH": str(checkout / "bin")},
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_an_old_python3_gives_way_to_a_newer_one_beside_it(checkout):

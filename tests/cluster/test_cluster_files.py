@@ -22,8 +22,11 @@ TEXT, COUNT, FLAG = {"type": "string"}, {"type": "integer", "minimum": 0}, {"typ
 
 def _object(required: str, **properties: Any) -> dict[str, Any]:
     return {
-        "type": "object", "properties": properties, "required": required.split(), "additionalProperties": False,
-    }  # fmt: skip
+        "type": "object",
+        "properties": properties,
+        "required": required.split(),
+        "additionalProperties": False,
+    }
 
 
 def _list(items: dict[str, Any]) -> dict[str, Any]:
@@ -34,24 +37,29 @@ TEXTS = {"type": "object", "additionalProperties": TEXT}
 RESOURCES = _object("requests limits", requests=TEXTS, limits=TEXTS)
 CONTAINER = _object(
     "name image resources",
-    name=TEXT, image=TEXT, resources=RESOURCES,
+    name=TEXT,
+    image=TEXT,
+    resources=RESOURCES,
     ports=_list(_object("name containerPort", name=TEXT, containerPort=COUNT)),
     env=_list(_object("name value", name=TEXT, value=TEXT)),
     volumeMounts=_list(_object("name mountPath", name=TEXT, mountPath=TEXT)),
-)  # fmt: skip
+)
 VOLUME = _object(
-    "name", name=TEXT,
+    "name",
+    name=TEXT,
     persistentVolumeClaim=_object("claimName", claimName=TEXT),
     emptyDir=_object("medium", medium={"const": "Memory"}, sizeLimit=TEXT),
-)  # fmt: skip
+)
 POD = _object(
     "spec",
     spec=_object(
         "containers restartPolicy",
-        containers=_list(CONTAINER), volumes=_list(VOLUME), restartPolicy={"const": "Never"},
+        containers=_list(CONTAINER),
+        volumes=_list(VOLUME),
+        restartPolicy={"const": "Never"},
         tolerations=_list(_object("key operator effect", key=TEXT, operator=TEXT, effect=TEXT)),
     ),
-)  # fmt: skip
+)
 RAY_CLUSTER = _object(
     "rayVersion authOptions headGroupSpec workerGroupSpecs",
     rayVersion=TEXT,
@@ -60,29 +68,44 @@ RAY_CLUSTER = _object(
     autoscalerOptions=_object("version", version={"enum": ["v1", "v2"]}, idleTimeoutSeconds=COUNT),
     headGroupSpec=_object(
         "rayStartParams template",
-        serviceType={"const": "ClusterIP"}, rayStartParams=TEXTS, template=POD,
+        serviceType={"const": "ClusterIP"},
+        rayStartParams=TEXTS,
+        template=POD,
     ),
     workerGroupSpecs=_list(
         _object(
             "groupName minReplicas maxReplicas rayStartParams template",
-            groupName=TEXT, replicas=COUNT, minReplicas=COUNT, maxReplicas=COUNT, rayStartParams=TEXTS, template=POD,
+            groupName=TEXT,
+            replicas=COUNT,
+            minReplicas=COUNT,
+            maxReplicas=COUNT,
+            rayStartParams=TEXTS,
+            template=POD,
         )
     ),
-)  # fmt: skip
+)
 RAY_JOB = _object(
     "entrypoint runtimeEnvYAML rayClusterSpec",
-    entrypoint=TEXT, runtimeEnvYAML=TEXT, metadata=TEXTS,
+    entrypoint=TEXT,
+    runtimeEnvYAML=TEXT,
+    metadata=TEXTS,
     submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
-    shutdownAfterJobFinishes=FLAG, ttlSecondsAfterFinished=COUNT, backoffLimit=COUNT, activeDeadlineSeconds=COUNT,
+    shutdownAfterJobFinishes=FLAG,
+    ttlSecondsAfterFinished=COUNT,
+    backoffLimit=COUNT,
+    activeDeadlineSeconds=COUNT,
     rayClusterSpec=RAY_CLUSTER,
-)  # fmt: skip
+)
 
 
 def _resource(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
     return _object(
         "apiVersion kind metadata spec",
-        apiVersion={"const": "ray.io/v1"}, kind={"const": kind}, metadata=_object("name", name=TEXT), spec=spec,
-    )  # fmt: skip
+        apiVersion={"const": "ray.io/v1"},
+        kind={"const": kind},
+        metadata=_object("name", name=TEXT),
+        spec=spec,
+    )
 
 
 KUBERAY_SCHEMAS = {

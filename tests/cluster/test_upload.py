@@ -27,8 +27,14 @@ def test_repository_uploads_its_sources(tmp_path):
     assert [name for name in [*needed, "pyproject.toml", "constraints.txt"] if name not in files] == []
     tops = {name.partition("/")[0] for name in files}
     assert tops <= {
-        "cluster", "constraints.txt", "detector", "experiments", "platform", "pyproject.toml", "tests",
-    }  # fmt: skip
+        "cluster",
+        "constraints.txt",
+        "detector",
+        "experiments",
+        "platform",
+        "pyproject.toml",
+        "tests",
+    }
     assert sum(files.values()) < MAX_BYTES
 
 
@@ -40,10 +46,20 @@ def littered(tmp_path: Path) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)
     stays = (
-        "data/a.jpg", "my coco/b.jpg", "runs/r/checkpoint.pt", "mlflow.db", "mlruns/0/x", "a.parquet", "d/a.jpg",
-        ".git/config", ".venv/bin/python", "venv/bin/python", ".cache/x", "detector/__pycache__/boxes.pyc",
+        "data/a.jpg",
+        "my coco/b.jpg",
+        "runs/r/checkpoint.pt",
+        "mlflow.db",
+        "mlruns/0/x",
+        "a.parquet",
+        "d/a.jpg",
+        ".git/config",
+        ".venv/bin/python",
+        "venv/bin/python",
+        ".cache/x",
+        "detector/__pycache__/boxes.pyc",
         "cluster/mlflow/.env",
-    )  # fmt: skip
+    )
     goes = (
         "detector/data/formats/coco.py",
         "platform/runyard/spec.py",

@@ -23,12 +23,22 @@ from runyard.training.local import LocalContext
 ROOT = Path(__file__).resolve().parents[2]
 
 SMALL = {
-    "--model.backbone.name": "resnet18", "--model.backbone.weights": "none", "--model.fpn-channels": "32",
-    "--model.tower-depth": "1", "--model.tower-norm": "group", "--optim.optimizer": "adamw",
-    "--optim.learning-rate": "1e-3", "--optim.reference-batch-size": "8", "--optim.batch-size": "8",
-    "--optim.epochs": "1", "--optim.warmup-steps": "5", "--data.train-limit": "64", "--data.val-limit": "40",
-    "--data.short-side-px": "160", "--data.long-side-px": "224",
-}  # fmt: skip
+    "--model.backbone.name": "resnet18",
+    "--model.backbone.weights": "none",
+    "--model.fpn-channels": "32",
+    "--model.tower-depth": "1",
+    "--model.tower-norm": "group",
+    "--optim.optimizer": "adamw",
+    "--optim.learning-rate": "1e-3",
+    "--optim.reference-batch-size": "8",
+    "--optim.batch-size": "8",
+    "--optim.epochs": "1",
+    "--optim.warmup-steps": "5",
+    "--data.train-limit": "64",
+    "--data.val-limit": "40",
+    "--data.short-side-px": "160",
+    "--data.long-side-px": "224",
+}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

@@ -27,9 +27,13 @@ def cluster() -> Iterator[None]:
     import ray
 
     ray.init(
-        address="local", num_cpus=2, include_dashboard=False, object_store_memory=100_000_000,
-        runtime_env=RUNTIME_ENV, log_to_driver=False,
-    )  # fmt: skip
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=100_000_000,
+        runtime_env=RUNTIME_ENV,
+        log_to_driver=False,
+    )
     yield
     ray.shutdown()
 

@@ -29,16 +29,23 @@ def test_sixteen_photographs_are_overfitted(shared_data: Path, tmp_path: Path) -
         recipe="overfit",
         model=MODEL,
         optim=OptimConfig(
-            optimizer="adamw", learning_rate=1e-3, reference_batch_size=4, batch_size=4, epochs=80,
-            milestones=(70,), warmup_steps=20,
+            optimizer="adamw",
+            learning_rate=1e-3,
+            reference_batch_size=4,
+            batch_size=4,
+            epochs=80,
+            milestones=(70,),
+            warmup_steps=20,
         ),
         data=DataConfig(short_side_px=192, long_side_px=256),
         source=SourceConfig(
-            train_annotations=tmp_path / "sixteen.json", train_images=images,
-            val_annotations=tmp_path / "sixteen.json", val_images=images,
+            train_annotations=tmp_path / "sixteen.json",
+            train_images=images,
+            val_annotations=tmp_path / "sixteen.json",
+            val_images=images,
         ),
         runtime=RuntimeConfig(storage=tmp_path / "runs", log_every_steps=4),
-    )  # fmt: skip
+    )
     outcome = run_experiment(spec, launcher="local")
     assert outcome.metrics["val/images"] == 16
     assert outcome.metrics["val/AP50"] > 0.9

@@ -132,10 +132,23 @@ def tracked_statuses(storage: Path) -> Counter[str]:
 @pytest.mark.timeout(600)
 def test_F3_a_killed_trial_gives_its_places_back(tmp_path: Path) -> None:
     driver = subprocess.Popen(
-        [sys.executable, str(EXPERIMENTS / "ablate_iou_loss.py"), "--smoke", "--rows", "baseline", "bce",
-         "--workers", "2", "--storage", str(tmp_path), "--optim.epochs", "12"],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            str(EXPERIMENTS / "ablate_iou_loss.py"),
+            "--smoke",
+            "--rows",
+            "baseline",
+            "bce",
+            "--workers",
+            "2",
+            "--storage",
+            str(tmp_path),
+            "--optim.epochs",
+            "12",
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     deadline_s = time.monotonic() + 200
     while time.monotonic() < deadline_s and not any(folder.checkpoints() for folder in run_folders(tmp_path)):
         time.sleep(0.2)

@@ -31,11 +31,24 @@ class Head:
         self.address = f"http://127.0.0.1:{ports[1]}"
         self._environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={ports[0]}",
-             f"--dashboard-port={ports[1]}", f"--ray-client-server-port={ports[2]}", "--num-cpus=2",
-             "--object-store-memory=100000000", f"--temp-dir={folder}"],
-            env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "ray.scripts.scripts",
+                "start",
+                "--head",
+                "--block",
+                f"--port={ports[0]}",
+                f"--dashboard-port={ports[1]}",
+                f"--ray-client-server-port={ports[2]}",
+                "--num-cpus=2",
+                "--object-store-memory=100000000",
+                f"--temp-dir={folder}",
+            ],
+            env=self._environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     def answers(self) -> bool:
         assert self._process.poll() is None, "the head did not start"
@@ -112,9 +125,17 @@ def test_F4_a_sweep_goes_on_after_job_stop_and_after_the_head_is_lost(
     start_head: Callable[[], Head], tmp_path: Path, wait_until, last_step, events
 ) -> None:
     command = [
-        "python", "experiments/ablate_iou_loss.py", "--smoke", "--rows", "baseline", "bce", "--storage", str(tmp_path),
-        "--optim.epochs", "12",
-    ]  # fmt: skip
+        "python",
+        "experiments/ablate_iou_loss.py",
+        "--smoke",
+        "--rows",
+        "baseline",
+        "bce",
+        "--storage",
+        str(tmp_path),
+        "--optim.epochs",
+        "12",
+    ]
 
     def folders() -> list[RunFolder]:
         return [RunFolder(path) for path in tmp_path.glob("smoke-ablation-*")]

@@ -32,9 +32,11 @@ def cluster() -> Iterator[Any]:
     for _ in range(2):
         nodes.add_node(num_cpus=1, object_store_memory=80_000_000)
     ray.init(
-        address=nodes.address, log_to_driver=False, logging_level="error",
+        address=nodes.address,
+        log_to_driver=False,
+        logging_level="error",
         runtime_env={"env_vars": {"PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}"}},
-    )  # fmt: skip
+    )
     yield nodes
     ray.shutdown()
     nodes.shutdown()

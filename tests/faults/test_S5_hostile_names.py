@@ -18,10 +18,33 @@ from runyard.tracking.mlflow_tracker import MlflowTracker
 from runyard.tracking.runs import TrackedRun
 
 HOSTILE = [
-    "../../x", "/etc/x", "..%2f", "C:\\x", "a\0b", "x" * 300, "#frag", "\u202eevil\u202c", "e\u0301", "é", "🦈", "CON",
-    "con.txt", "-rf", "..", ".", "", " ", "~", "~h0123456789abcdef", "name.", "a/b", "a~2Fb", "\ud800", "AUX.",
+    "../../x",
+    "/etc/x",
+    "..%2f",
+    "C:\\x",
+    "a\0b",
+    "x" * 300,
+    "#frag",
+    "\u202eevil\u202c",
+    "e\u0301",
+    "é",
+    "🦈",
+    "CON",
+    "con.txt",
+    "-rf",
+    "..",
+    ".",
+    "",
+    " ",
+    "~",
+    "~h0123456789abcdef",
+    "name.",
+    "a/b",
+    "a~2Fb",
+    "\ud800",
+    "AUX.",
     "🦈" * 90,
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -27,12 +27,26 @@ DEEP = "[" * 50 + "]" * 50
 def odd_value(draw: random.Random) -> Any:
     return draw.choice(
         (
-            None, True, False, [], {}, [[]], [None], {"": None}, json.loads(DEEP), float("nan"),
-            float("inf"), -float("inf"),
-            draw.choice(ODD_NUMBERS), draw.choice(ODD_TEXTS), draw.randint(-9, 99), draw.uniform(-99, 99),
-            [draw.choice(ODD_NUMBERS)] * draw.randint(1, 5), "".join(map(chr, draw.choices(range(1, 0x3000), k=4))),
+            None,
+            True,
+            False,
+            [],
+            {},
+            [[]],
+            [None],
+            {"": None},
+            json.loads(DEEP),
+            float("nan"),
+            float("inf"),
+            -float("inf"),
+            draw.choice(ODD_NUMBERS),
+            draw.choice(ODD_TEXTS),
+            draw.randint(-9, 99),
+            draw.uniform(-99, 99),
+            [draw.choice(ODD_NUMBERS)] * draw.randint(1, 5),
+            "".join(map(chr, draw.choices(range(1, 0x3000), k=4))),
         )
-    )  # fmt: skip
+    )
 
 
 def mutate_bytes(draw: random.Random, content: bytes) -> bytes:
@@ -103,11 +117,29 @@ def json_bytes(draw: random.Random, tree: Any) -> bytes:
 
 
 XML_PIECES = (
-    '<!DOCTYPE a [<!ENTITY x "ha">]>', "&x;", "&#0;", "&#x10FFFF;", "<![CDATA[ ]]>", "<!-- -->", "<?php ?>", "\0",
-    "<object>", "</object>", "<annotation>", "<part><name>x</name></part>", '<?xml version="1.0" encoding="utf-16"?>',
-    "<size><width>1e3</width><height>-1</height></size>", "<bndbox/>", "<difficult>2</difficult>", ' a="1"', "<a:b/>",
-    '<x xmlns:a="u"/>', "<name>" + "n" * 3000 + "</name>", "<d>" * 300, "\ufffe",
-)  # fmt: skip
+    '<!DOCTYPE a [<!ENTITY x "ha">]>',
+    "&x;",
+    "&#0;",
+    "&#x10FFFF;",
+    "<![CDATA[ ]]>",
+    "<!-- -->",
+    "<?php ?>",
+    "\0",
+    "<object>",
+    "</object>",
+    "<annotation>",
+    "<part><name>x</name></part>",
+    '<?xml version="1.0" encoding="utf-16"?>',
+    "<size><width>1e3</width><height>-1</height></size>",
+    "<bndbox/>",
+    "<difficult>2</difficult>",
+    ' a="1"',
+    "<a:b/>",
+    '<x xmlns:a="u"/>',
+    "<name>" + "n" * 3000 + "</name>",
+    "<d>" * 300,
+    "\ufffe",
+)
 XML_NUMBERS = ("nan", "-inf", "1e308", "1e-400", "", " 7 ", "٣", "1_000", "0x10", "+5", "9" * 400, "0", "-3", "2.5")
 
 
