@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("detector", "platform", "experiments", "benchmarks", "tests")
 
 # Put together here so that this file does not hold what it counts. Lower a limit when its count has fallen.
-LIMITS = {"# fmt" + ": skip": 71, "# noqa" + ": E402": 53}
+LIMITS = {"# fmt" + ": skip": 71, "# noqa" + ": E402": 42}
 
 
 def count(exemption: str) -> int:
