@@ -2,27 +2,26 @@
 
 Losses are back-propagated as sums over images; the gradient is divided by the batch's normaliser N afterwards. So N
 may be that of the whole global batch (all workers, all micro-batches) although it is known only at the end. Nothing in
-a step waits for the device: whoever wants the numbers reads `StepResult` when it likes.
+a step waits for the device: `StepResult` is read when its numbers are needed. A detector is known by its port alone.
 """
 
 import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from detector.config import LossConfig, OptimConfig
-from detector.data.batching import Batch, normalise
-from detector.models.anchors import AnchorGenerator
-from detector.models.losses import detection_losses
-from detector.models.retinanet import RetinaNet
+from detector.config import OptimConfig
+from detector.data.batching import Batch
+from detector.models.detector import Detector, LossSums
 
-STATISTICS = ("loss_cls", "loss_box", "loss_iou", "normaliser", "images", "gradient_norm", "stop", "non_finite")
+STATISTICS = ("normaliser", "images", "gradient_norm", "stop", "non_finite")
+"""Statistics of a step besides its losses, which are named 'loss_<name>' after `LossSums.weighted`."""
 
 # Buffers are constants here (frozen statistics), and trainable BatchNorm keeps its own. torch 2.15 has a new name.
 _NO_BUFFER_SYNC: dict[str, Any] = (
@@ -34,79 +33,93 @@ _NO_BUFFER_SYNC: dict[str, Any] = (
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step measured, read when the reader likes: one float32 value for each name in `STATISTICS`.
+    """Statistics of one step as float32 values, one for each of `names`, to be read at any later time.
 
     Losses are weighted and divided by the normaliser, over all workers; `gradient_norm` is before clipping;
     `stop` counts the workers that were asked to stop; `non_finite` is 1 once this step or an earlier one had a loss or
     a gradient that is not finite on any worker, and no worker makes an update then.
     """
 
+    names: tuple[str, ...]
+    """'loss_<name>' for every loss of the detector, then `STATISTICS`."""
     values: Tensor
     copied: torch.cuda.Event | None = None
     """On a GPU, `values` is a page-locked host tensor that is filled once this event has happened."""
 
     @classmethod
-    def of(cls, values: Tensor) -> "StepResult":
-        """Starts the copy to the host behind the step's own work, so that reading later waits for nothing else."""
+    def of(cls, names: tuple[str, ...], values: Tensor) -> "StepResult":
+        """Start the copy to the host behind the step's own work, so that reading later waits for nothing else."""
         if values.device.type != "cuda":
-            return cls(values)
+            return cls(names, values)
         host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         host.copy_(values, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
-        return cls(host, event)
+        return cls(names, host, event)
 
     def read(self) -> dict[str, float]:
-        """The values on the host; waits for this step, and for no later one, to end on the device."""
+        """The values on the host, with their sum 'loss'; wait for this step on the device, and for no later one."""
         if self.copied is not None:
             self.copied.synchronize()
-        numbers = dict(zip(STATISTICS, self.values.tolist(), strict=True))
-        numbers["loss"] = numbers["loss_cls"] + numbers["loss_box"] + numbers["loss_iou"]
+        numbers = dict(zip(self.names, self.values.tolist(), strict=True))
+        numbers["loss"] = sum(value for name, value in numbers.items() if name.startswith("loss_"))
         return numbers
 
 
+class _Losses(nn.Module):
+    """A detector's losses as a forward pass, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, batch: Batch) -> LossSums:
+        return self.detector.losses(batch)
+
+
 class TrainingEngine:
-    """A model with its optimiser.
+    """A detector with its optimiser.
 
     Args:
-        model: on its device; wrapped for data-parallel training where a process group of several ranks exists.
+        detector: on its device; wrapped for data-parallel training where a process group of several ranks exists.
         optimizer: from `build_optimizer`.
+        normaliser: 'global': losses are divided by the normaliser of the global batch; 'per_device': by that of each
+            micro-batch, and averaged (`LossConfig.normaliser`).
         autocast_dtype: bfloat16 for mixed precision, None for float32 throughout.
+        compile_network: compile the detector's network; a `Predictor` runs it uncompiled unless it is told otherwise.
     """
 
     def __init__(
         self,
-        model: RetinaNet,
+        detector: Detector,
         optimizer: torch.optim.Optimizer,
-        loss: LossConfig,
         optim: OptimConfig,
         *,
+        normaliser: Literal["global", "per_device"] = "global",
         autocast_dtype: torch.dtype | None = None,
-        channels_last: bool = True,
-        compile_model: bool = False,
+        compile_network: bool = False,
     ) -> None:
-        self.model = model
+        self.detector = detector
         self.optimizer = optimizer
-        self._anchors: AnchorGenerator = model.anchors
-        self._loss = loss
+        self._per_device = normaliser == "per_device"
         self._clip_norm = optim.clip_norm
         self._autocast_dtype = autocast_dtype
-        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.device = next(model.parameters()).device
+        self.device = next(detector.parameters()).device
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._world_size = dist.get_world_size() if dist.is_initialized() else 1
+        if compile_network:
+            detector.compile()
+        self._losses: nn.Module = _Losses(detector)
         self._data_parallel: DistributedDataParallel | None = None
         if self._world_size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
-            self._data_parallel = DistributedDataParallel(
-                model, device_ids=ids, gradient_as_bucket_view=True, **_NO_BUFFER_SYNC
+            self._losses = self._data_parallel = DistributedDataParallel(
+                self._losses, device_ids=ids, gradient_as_bucket_view=True, **_NO_BUFFER_SYNC
             )
-        network: nn.Module = self._data_parallel or model
-        self._network = torch.compile(network) if compile_model else network
         self._non_finite = torch.zeros((), device=self.device)
 
     def step(self, micro_batches: Sequence[Batch], learning_rate: float, *, stop_requested: bool = False) -> StepResult:
-        """One optimiser step over this worker's share of the global batch.
+        """Make one optimiser step over this worker's share of the global batch.
 
         Every worker must call it equally often with equally many micro-batches. Raises nothing for non-finite losses:
         see `StepResult`.
@@ -115,19 +128,24 @@ class TrainingEngine:
             stop_requested: this worker was asked to stop. The step is done all the same; its result says so to all
                 workers, with the sums that are exchanged anyway, so that all of them stop after the same step.
         """
-        sums = torch.zeros(6, device=self.device)
-        if stop_requested:
-            sums[5].fill_(1.0)
+        sums: Tensor | None = None
+        names: tuple[str, ...] = ()
         for position, batch in enumerate(micro_batches):
             last = position == len(micro_batches) - 1
             with self._gradient_sync(last):
-                sums[:5] += self._backward(batch.to(self.device))
-        per_device = self._loss.normaliser == "per_device"
+                names, found = self._backward(batch.to(self.device))
+                sums = found if sums is None else sums + found
+        assert sums is not None, "a step has at least one micro-batch"
+        # The losses, normaliser, images, and the number of workers that were asked to stop.
+        sums = torch.cat([sums, torch.full((1,), float(stop_requested), device=self.device)])
         if self._world_size > 1:
             dist.all_reduce(sums)
-        normaliser = sums[3].clamp(min=1.0)
+        losses, (total, images, stop) = sums[:-3], sums[-3:].unbind()
+        normaliser = total.clamp(min=1.0)
         # DistributedDataParallel averages over the ranks; the sum over the global batch is wanted.
-        scale = torch.full_like(normaliser, 1 / len(micro_batches)) if per_device else self._world_size / normaliser
+        scale = (
+            torch.full_like(normaliser, 1 / len(micro_batches)) if self._per_device else self._world_size / normaliser
+        )
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients) * scale
         if self._clip_norm > 0:
@@ -140,31 +158,21 @@ class TrainingEngine:
             group["lr"] = learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        ranks = self._world_size * len(micro_batches) if per_device else normaliser
-        losses = sums[:3] / ranks
-        return StepResult.of(torch.cat([losses, torch.stack([normaliser, sums[4], norm, sums[5], self._non_finite])]))
+        ranks = self._world_size * len(micro_batches) if self._per_device else normaliser
+        statistics = torch.stack([normaliser, images, norm, stop, self._non_finite])
+        all_names = (*(f"loss_{name}" for name in names), *STATISTICS)
+        return StepResult.of(all_names, torch.cat([losses / ranks, statistics]))
 
-    def _backward(self, batch: Batch) -> Tensor:
-        """Back-propagates one micro-batch; returns weighted (cls, box, IoU) loss sums, normaliser, images."""
-        images = normalise(batch.images, batch.sizes).contiguous(memory_format=self._memory_format)
+    def _backward(self, batch: Batch) -> tuple[tuple[str, ...], Tensor]:
+        """Back-propagate one micro-batch; return the losses' names, and weighted loss sums, normaliser and images."""
         with torch.autocast(self.device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None):
-            outputs = self._network(images)
-        anchors = self._anchors(outputs.feature_shapes, self.device)
-        losses = detection_losses(
-            outputs,
-            anchors,
-            batch.boxes,
-            batch.labels,
-            batch.valid,
-            self._anchors.inside_mask(anchors, batch.sizes),
-            batch.image_weight,
-            self._loss,
-        )
-        weighted = torch.stack([losses.cls, losses.box * self._loss.box_weight, losses.iou * self._loss.iou_weight])
-        if self._loss.normaliser == "per_device":
-            weighted = weighted / losses.normaliser.clamp(min=1.0)
+            sums: LossSums = self._losses(batch)
+        weighted = torch.stack(tuple(sums.weighted.values()))
+        if self._per_device:
+            weighted = weighted / sums.normaliser.clamp(min=1.0)
         weighted.sum().backward()
-        return torch.cat([weighted.detach(), torch.stack([losses.normaliser, batch.image_weight.sum()])])
+        counts = torch.stack([sums.normaliser, batch.image_weight.sum()])
+        return tuple(sums.weighted), torch.cat([weighted.detach(), counts])
 
     def _gradient_sync(self, wanted: bool) -> AbstractContextManager[None]:
         if self._data_parallel is None or wanted:

@@ -27,7 +27,7 @@ _CPU_LOGITS = 2**16
 _DEVICE_LOGITS = 2**26
 
 
-class LossSums(NamedTuple):
+class DetectionLosses(NamedTuple):
     """Unweighted, unnormalised sums over the batch: scalar float32 tensors.
 
     The training loss is (cls + box_weight box + iou_weight iou) / N, where N is `normaliser`, summed over the global
@@ -51,7 +51,7 @@ def detection_losses(
     anchor_valid: Tensor,
     image_weight: Tensor,
     config: LossConfig,
-) -> LossSums:
+) -> DetectionLosses:
     """Match the anchors (A_l, 4) of every level to gt_boxes (B, G, 4) float32, resized frame, and sum the losses.
 
     gt_labels (B, G) int64; gt_valid (B, G) bool and anchor_valid (B, A) bool as in `match_anchors`; image_weight (B,)
@@ -88,7 +88,7 @@ def detection_losses(
             iou = iou_prediction_loss(torch.cat(outputs.iou_logits, dim=1), iou_target, positive, config.iou_loss)
 
         per_image = positive.sum(dim=1).clamp(min=1) * counted[:, 0]
-        return LossSums(
+        return DetectionLosses(
             cls=torch.stack(cls_per_level).sum(), box=box, iou=iou, normaliser=per_image.sum().to(torch.float32)
         )
 

@@ -4,9 +4,8 @@ The order is MMDetection's: the combined score (Eq. 5) of every (anchor, class);
 best score, all classes kept; then the threshold; then NMS; then the best detections. Equal scores are ordered by flat
 anchor index (level, then place), then class, at every stage.
 
-`postprocess` is `candidates_to_detections` after `select_candidates`, so that candidates can be stored in between and
-scored again with another alpha. This and the order of equal scores need that a pair's score depends on its logits
-alone, not on the tensor they stand in (see `probability`), and never falls as the class logit rises.
+The order of equal scores needs that a pair's score depends on its logits alone, not on the tensor they stand in (see
+`probability`), and never falls as the class logit rises.
 """
 
 # B images, A anchors (A_l of level l), C classes, K candidates of an image, D detections of an image
@@ -24,8 +23,10 @@ from detector.boxes import clip_boxes
 from detector.config import ScoringConfig
 from detector.models.box_coder import decode
 from detector.models.confidence import combine_scores
+from detector.models.detector import Detections, ScoringRow
+from detector.models.heads import HeadOutputs
 from detector.models.nms import best_pairs, rank_keys
-from detector.models.retinanet import HeadOutputs
+from detector.models.oracle import true_anchor_ious
 
 _GROUP = 8  # anchors of which the best one stands for all when the top-k is bounded
 _ESTIMATE_ERROR = 1e-3  # of a logarithm of a score in float32, which errs by less than 1e-4 above -60
@@ -40,32 +41,12 @@ class Candidates:
 
     anchor_index: Tensor
     """(K,) int64 flat anchor index, strictly increasing."""
-    level: Tensor
-    """(K,) int64, 0 for the finest level; not decreasing, as anchors are ordered by level."""
     boxes: Tensor
     """(K, 4) float32 x1, y1, x2, y2, resized frame, clipped to the image; NaN where the network's output was."""
     cls_logits: Tensor
     """(K, C) float32, no NaN."""
     iou_logits: Tensor | None
     """(K,) float32; None without an IoU head."""
-
-
-@dataclass(frozen=True)
-class Detections:
-    """What was found in one image, by score descending, then anchor, then class ascending; D may be 0."""
-
-    boxes: Tensor
-    """(D, 4) float32 x1, y1, x2, y2, resized frame, clipped to the image."""
-    scores: Tensor
-    """(D,) float32 combined score, above the threshold."""
-    labels: Tensor
-    """(D,) int64, 0 to C - 1."""
-    class_scores: Tensor
-    """(D,) float32, the probability p of that class."""
-    ious: Tensor
-    """(D,) float32, the IoU that the score was made with, predicted or given; NaN where there is none."""
-    anchor_index: Tensor
-    """(D,) int64 flat anchor index."""
 
 
 def postprocess(
@@ -75,7 +56,7 @@ def postprocess(
     image_sizes: Tensor,
     scoring: ScoringConfig,
 ) -> list[Detections]:
-    """Detections of a batch, one entry an image, in the resized frame.
+    """Detections of a batch, one entry an image, in the resized frame; equal scores by anchor, then class ascending.
 
     An anchor with a NaN among its logits or in its box gives no detection.
 
@@ -86,27 +67,48 @@ def postprocess(
         image_sizes: (B, 2) height and width of the images without padding, resized frame.
         scoring: alpha, top-k, thresholds.
     """
-    candidates = select_candidates(outputs, anchors, anchor_valid, image_sizes, scoring)
-    return [candidates_to_detections(of_image, scoring) for of_image in candidates]
+    return postprocess_rows(outputs, anchors, anchor_valid, image_sizes, [ScoringRow(scoring)])[0]
 
 
-def select_candidates(
+def postprocess_rows(
     outputs: HeadOutputs,
     anchors: Sequence[Tensor],
     anchor_valid: Tensor,
     image_sizes: Tensor,
-    scoring: ScoringConfig,
-) -> list[Candidates]:
-    """The top-k anchors of each level under one scoring, decoded; arguments as `postprocess`.
+    rows: Sequence[ScoringRow],
+    truth: Sequence[Tensor] | None = None,
+) -> list[list[Detections]]:
+    """Detections of a batch under several rows, by [row][image]; those of a row are what `postprocess` gives for it.
 
-    The result is complete, which means that `candidates_to_detections` gives what `postprocess` gives, for the
-    `confidence`, `alpha` and `top_k` of `scoring` (and smaller `top_k`) with any thresholds and any number of
-    detections. For several alphas, join the masks that `select_anchors` gives for each by `|` and gather once.
+    The rows share the sigmoid of the IoU logits, the best logits and the true IoUs; everything else is done for each.
+    Other arguments as `postprocess`.
+
+    Args:
+        truth: per image (G, 4) float32 ground-truth boxes, resized frame; required for oracle rows, whose detections
+            have the true IoU in `ious`. Raise ValueError where it is absent.
     """
     with torch.no_grad():
-        ious = None if outputs.iou_logits is None else [probability(logits) for logits in outputs.iou_logits]
-        kept = select_anchors(best_logits(outputs), ious, anchor_valid, scoring)
-        return gather_candidates(outputs, anchors, image_sizes, kept)
+        best = best_logits(outputs)
+        predicted = None if outputs.iou_logits is None else [probability(logits) for logits in outputs.iou_logits]
+        true: list[Tensor] | None = None
+        if any(row.oracle for row in rows):
+            if truth is None:
+                raise ValueError("an oracle row needs the ground truth")
+            true = true_anchor_ious(outputs.box_deltas, anchors, image_sizes, truth)
+        found = []
+        for row in rows:
+            ious = true if row.oracle else predicted
+            kept = select_anchors(best, ious, anchor_valid, row.scoring)
+            given = torch.cat(true, dim=1) if row.oracle and true is not None else None
+            found.append(
+                [
+                    candidates_to_detections(
+                        candidates, row.scoring, None if given is None else given[image, candidates.anchor_index]
+                    )
+                    for image, candidates in enumerate(gather_candidates(outputs, anchors, image_sizes, kept))
+                ]
+            )
+        return found
 
 
 def probability(logits: Tensor) -> Tensor:
@@ -219,7 +221,6 @@ def gather_candidates(
         columns = [
             image,
             place + offset,
-            torch.full_like(place, level),
             anchors[level].index_select(0, place),
             outputs.box_deltas[level].flatten(0, 1).index_select(0, row).float(),
             outputs.cls_logits[level].flatten(0, 1).index_select(0, row).float(),
@@ -228,11 +229,9 @@ def gather_candidates(
             columns.append(outputs.iou_logits[level].flatten().index_select(0, row).float())
         per_level.append(columns)
         offset += of_level.shape[1]
-    image, anchor_index, levels, of_anchors, deltas, *logits = (
-        torch.cat(column) for column in zip(*per_level, strict=True)
-    )
+    image, anchor_index, of_anchors, deltas, *logits = (torch.cat(column) for column in zip(*per_level, strict=True))
     boxes = clip_boxes(decode(of_anchors, deltas).unsqueeze(1), image_sizes[image]).squeeze(1)
-    whole = (anchor_index, levels, boxes, *logits)
+    whole = (anchor_index, boxes, *logits)
     no_ious = [None] if len(logits) == 1 else []
     if len(kept) == 1:  # in order already
         return [Candidates(*whole, *no_ious)]
@@ -243,23 +242,17 @@ def gather_candidates(
 
 
 def candidates_to_detections(candidates: Candidates, scoring: ScoringConfig, ious: Tensor | None = None) -> Detections:
-    """Scores one image's candidates and keeps the best detections.
-
-    Equal to direct inference, bit for bit on one machine, if the candidates hold each level's `scoring.top_k` anchors
-    under `scoring`; they may hold more (for other alphas, or a larger top-k), as the top-k is taken anew.
+    """Score one image's candidates and keep the best detections.
 
     Args:
-        candidates: of one image.
-        scoring: any alpha for which the candidates are complete, any thresholds.
-        ious: (K,) float32, 0 to 1, takes the place of the predicted IoU: the true one, for the oracle. The candidates
-            are those of the predicted IoU still, unless they were selected otherwise.
+        candidates: the top-k anchors of each level under `scoring`, by the same IoU.
+        ious: (K,) float32, 0 to 1, takes the place of the predicted IoU: the true one, for the oracle.
     """
     with torch.no_grad():
         if ious is None and candidates.iou_logits is not None:
             ious = probability(candidates.iou_logits)
         best = candidates.cls_logits.amax(dim=-1)
-        rows = _top_rows(candidates.level, best, ious, scoring)
-        rows = rows[~candidates.boxes.isnan().any(dim=1)[rows]]
+        rows = _nonzero(~candidates.boxes.isnan().any(dim=1))
         best_scores = _best_class_scores(best[rows], None if ious is None else ious[rows], scoring).nan_to_num(nan=-1.0)
         # The pairs above some floor are all with the anchors whose best pair is: where these fill the detections, the
         # other pairs, most of all, need not even be scored.
@@ -311,20 +304,6 @@ def _may_pass(cls_logits: Tensor, ious: Tensor | None, scoring: ScoringConfig, s
     # Where a float32 probability has fewer digits, this bound is none.
     least = torch.where(log_p > _FEW_DIGITS, least, -torch.inf).float()
     return cls_logits >= least.unsqueeze(1)
-
-
-def _top_rows(level: Tensor, best: Tensor, ious: Tensor | None, scoring: ScoringConfig) -> Tensor:
-    """The candidates, int64 and increasing, that are among the top-k of their level: in direct inference all."""
-    counts = level.bincount().tolist()
-    if max(counts, default=0) <= scoring.top_k:
-        return torch.arange(len(best), device=best.device)
-    kept = select_anchors(
-        best[None].split(counts, dim=1),
-        None if ious is None else ious[None].split(counts, dim=1),
-        torch.ones_like(best[None], dtype=torch.bool),
-        scoring,
-    )
-    return _nonzero(kept[0])
 
 
 def _nonzero(mask: Tensor) -> Tensor:

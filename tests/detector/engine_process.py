@@ -27,8 +27,9 @@ OPTIM = OptimConfig(batch_size=4)
 
 def new_engine(loss: LossConfig | None = None) -> TrainingEngine:
     torch.manual_seed(0)
-    model = RetinaNet(MODEL, num_classes=6).train()
-    return TrainingEngine(model, build_optimizer(model, OPTIM), loss or LossConfig(), OPTIM, channels_last=False)
+    loss = loss or LossConfig()
+    detector = RetinaNet(MODEL, 6, loss).train()
+    return TrainingEngine(detector, build_optimizer(detector, OPTIM), OPTIM, normaliser=loss.normaliser)
 
 
 def steps(shapes: Path, rank: int, world_size: int, accumulation: int) -> list[list[Batch]]:
@@ -52,7 +53,7 @@ def steps(shapes: Path, rank: int, world_size: int, accumulation: int) -> list[l
 def momenta(engine: TrainingEngine) -> dict[str, torch.Tensor]:
     """After the first step, the gradient."""
     states = engine.optimizer.state
-    return {name: states[p]["momentum_buffer"].clone() for name, p in engine.model.named_parameters() if p in states}
+    return {name: states[p]["momentum_buffer"].clone() for name, p in engine.detector.named_parameters() if p in states}
 
 
 def trained(shapes: Path, rank: int = 0, world_size: int = 1, accumulation: int = 1) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def trained(shapes: Path, rank: int = 0, world_size: int = 1, accumulation: int 
     numbers = [engine.step(first, 0.01).read()]
     gradient = momenta(engine)
     numbers.append(engine.step(second, 0.01).read())
-    return {"gradient": gradient, "numbers": numbers, "weights": engine.model.state_dict()}
+    return {"gradient": gradient, "numbers": numbers, "weights": engine.detector.state_dict()}
 
 
 def poisoned(shapes: Path, rank: int, world_size: int) -> dict[str, Any]:
@@ -70,16 +71,16 @@ def poisoned(shapes: Path, rank: int, world_size: int) -> dict[str, Any]:
     engine = new_engine()
     first, second = steps(shapes, rank, world_size, 1)
     numbers = [engine.step(first, 0.01).read()]
-    before = {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in engine.detector.state_dict().items()}
     momenta_before = momenta(engine)
-    bias = next(p for name, p in engine.model.named_parameters() if name.endswith("bias") and p.requires_grad)
+    bias = next(p for name, p in engine.detector.named_parameters() if name.endswith("bias") and p.requires_grad)
     kept = bias.detach().clone()
     if rank == 1:
         bias.data.fill_(float("nan"))
     numbers.append(engine.step(second, 0.01).read())
     bias.data.copy_(kept)
     numbers.append(engine.step(second, 0.01).read())
-    after, momenta_after = engine.model.state_dict(), momenta(engine)
+    after, momenta_after = engine.detector.state_dict(), momenta(engine)
     return {
         "numbers": numbers,
         "unchanged": all(torch.equal(tensor, after[name]) for name, tensor in before.items())

@@ -15,6 +15,8 @@ from detector.config import LossConfig
 from detector.engine import STATISTICS, autocast_dtype
 from tests.processes import Forked, rank_environment
 
+NAMES = ("loss_cls", "loss_box", "loss_iou", *STATISTICS)
+
 SCRIPT = Path(__file__).with_name("engine_process.py")
 _specification = importlib.util.spec_from_file_location("engine_process", SCRIPT)
 assert _specification is not None
@@ -58,7 +60,7 @@ def assert_same_training(measured: dict[str, Any], expected: dict[str, Any]) -> 
 
 def test_a_step_reports_finite_numbers_of_all_its_images(alone: dict[str, Any]) -> None:
     first, second = alone["numbers"]
-    assert set(first) == {*STATISTICS, "loss"}
+    assert set(first) == {*NAMES, "loss"}
     assert (first["images"], second["images"]) == (4, 3)
     assert first["normaliser"] >= 4
     assert first["loss"] == pytest.approx(first["loss_cls"] + first["loss_box"] + first["loss_iou"])
@@ -101,7 +103,8 @@ def test_a_step_asks_for_no_value_of_a_tensor(tiny_data: Path) -> None:
     engine_process.new_engine().step([batch], 0.01)  # fills caches with tensors that have values
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         result = engine_process.new_engine().step([batch._map(mode.from_tensor)] * 2, 0.01, stop_requested=True)
-        assert result.values.shape == (len(STATISTICS),)
+        assert result.names == NAMES
+        assert result.values.shape == (len(NAMES),)
         with pytest.raises(DataDependentOutputException):
             result.read()
 
@@ -113,10 +116,10 @@ def test_a_stop_request_of_one_rank_is_read_by_all_at_the_same_step(ranks: list[
 
 def test_N1_a_loss_that_overflows_is_not_applied(tiny_data: Path) -> None:
     engine = engine_process.new_engine(replace(LossConfig(), iou_weight=3e38))
-    before = {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in engine.detector.state_dict().items()}
     first, _ = engine_process.steps(tiny_data, 0, 1, 1)
     assert engine.step(first, 0.01).read()["non_finite"] == 1
-    assert all(torch.equal(tensor, before[name]) for name, tensor in engine.model.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in engine.detector.state_dict().items())
 
 
 def test_the_normaliser_of_one_device_averages_over_devices(tiny_data: Path) -> None:

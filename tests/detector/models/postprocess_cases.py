@@ -10,10 +10,9 @@ from torch import Tensor
 from detector.boxes import clip_boxes
 from detector.config import ScoringConfig
 from detector.models.box_coder import decode
-from detector.models.postprocess import (
-    Detections,
-)
-from detector.models.retinanet import HeadOutputs
+from detector.models.detector import Detections
+from detector.models.heads import HeadOutputs
+from detector.models.postprocess import Candidates, best_logits, gather_candidates, probability, select_anchors
 
 ALPHAS = [0.0, 0.1, 0.3, 0.5, 0.9, 1.0]
 Case = tuple[HeadOutputs, tuple[Tensor, ...], Tensor, Tensor]
@@ -66,6 +65,15 @@ def changed(outputs: HeadOutputs, change: Callable[[Tensor], Tensor]) -> HeadOut
         box_deltas=tuple(map(change, outputs.box_deltas)),
         iou_logits=None if iou_logits is None else tuple(map(change, iou_logits)),
     )
+
+
+def select_candidates(
+    outputs: HeadOutputs, anchors: Sequence[Tensor], anchor_valid: Tensor, image_sizes: Tensor, scoring: ScoringConfig
+) -> list[Candidates]:
+    """The top-k anchors of each level, decoded, one entry an image."""
+    ious = None if outputs.iou_logits is None else [probability(logits) for logits in outputs.iou_logits]
+    kept = select_anchors(best_logits(outputs), ious, anchor_valid, scoring)
+    return gather_candidates(outputs, anchors, image_sizes, kept)
 
 
 def plain_scores(cls_logits: Tensor, iou_logits: Tensor | None, scoring: ScoringConfig) -> np.ndarray:

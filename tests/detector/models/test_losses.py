@@ -18,7 +18,7 @@ from detector.models.heads import HeadOutputs
 from detector.models.losses import (
     NO_CLASS,
     NOT_COUNTED,
-    LossSums,
+    DetectionLosses,
     detection_losses,
     iou_prediction_loss,
     sigmoid_focal_loss,
@@ -193,7 +193,7 @@ def gradients(loss: torch.Tensor, outputs: HeadOutputs) -> list[torch.Tensor]:
     return list(torch.autograd.grad(loss, every_output(outputs), materialize_grads=True, retain_graph=True))
 
 
-def plain_losses(case: Case, config: LossConfig) -> LossSums:
+def plain_losses(case: Case, config: LossConfig) -> DetectionLosses:
     """Eq. 1 to 4 image by image with boolean indexing, as a reader of the paper would write them."""
     anchors = torch.cat(case.anchors)
     logits, deltas = torch.cat(case.outputs.cls_logits, 1), torch.cat(case.outputs.box_deltas, 1)
@@ -224,7 +224,7 @@ def plain_losses(case: Case, config: LossConfig) -> LossSums:
                 gap = (score.sigmoid() - quality).abs()
                 iou = iou + (gap**2 if config.iou_loss == "l2" else gap).sum()
         normaliser = normaliser + positive.sum().clamp(min=1)
-    return LossSums(cls, box, iou, normaliser)
+    return DetectionLosses(cls, box, iou, normaliser)
 
 
 @pytest.mark.parametrize("target_gradient", [False, True])

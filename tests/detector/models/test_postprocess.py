@@ -1,6 +1,5 @@
 """From outputs to detections: against the definition written out plainly, on ties, empty and damaged outputs."""
 
-from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -14,13 +13,10 @@ from detector.models import postprocess as module
 from detector.models.box_coder import decode
 from detector.models.confidence import combine_scores
 from detector.models.postprocess import (
-    best_logits,
     candidates_to_detections,
-    gather_candidates,
     postprocess,
     probability,
     select_anchors,
-    select_candidates,
 )
 from tests.detector.models.postprocess_cases import (
     ALPHAS,
@@ -31,6 +27,7 @@ from tests.detector.models.postprocess_cases import (
     make_case,
     one_level,
     plain_postprocess,
+    select_candidates,
 )
 
 # --- the definition ---------------------------------------------------------------------------------------------------
@@ -263,23 +260,6 @@ def test_probability_rises_with_the_logit_and_forgets_the_place() -> None:
 # --- candidates -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", [0.0, 1.0])
-def test_candidates_for_several_alphas_give_direct_inference_for_each(step: float) -> None:
-    case = make_case(3, num_images=3, level_sizes=(200, 60, 20), step=step)
-    outputs, anchors, valid, sizes = case
-    scorings = [ScoringConfig(alpha=alpha, top_k=15) for alpha in ALPHAS]
-    scorings += [ScoringConfig(confidence="none", top_k=15), ScoringConfig(confidence="class", top_k=15)]
-    assert outputs.iou_logits is not None
-    best, ious = best_logits(outputs), [probability(x) for x in outputs.iou_logits]
-    kept = torch.stack([select_anchors(best, ious, valid, scoring) for scoring in scorings]).any(dim=0)
-    stored = gather_candidates(outputs, anchors, sizes, kept)
-    assert all(len(candidates.level) > 45 for candidates in stored)
-    for scoring in scorings:
-        for variant in (scoring, replace(scoring, top_k=7), replace(scoring, score_threshold=0.3, nms_iou=0.3)):
-            for candidates, expected in zip(stored, postprocess(*case, variant), strict=True):
-                assert_same(candidates_to_detections(candidates, variant), expected)
-
-
 def test_candidates_are_ordered_and_as_declared() -> None:
     outputs, anchors, valid, sizes = make_case(1, num_images=2)
     assert outputs.iou_logits is not None
@@ -288,7 +268,6 @@ def test_candidates_are_ordered_and_as_declared() -> None:
         index = candidates.anchor_index
         assert (index.diff() > 0).all()
         assert valid[image, index].all()
-        assert candidates.level.tolist() == [0 if i < 30 else 1 if i < 42 else 2 for i in index.tolist()]
         assert torch.equal(candidates.cls_logits, torch.cat(outputs.cls_logits, dim=1)[image, index])
         assert candidates.iou_logits is not None
         assert torch.equal(candidates.iou_logits, all_iou_logits[image, index])
