@@ -5,13 +5,14 @@ set, and its detections are evaluated. Twelve rows would be twelve passes. `cand
 the size of COCO's val2017.
 """
 
+import shutil
 import tempfile
 from pathlib import Path
 
 import torch
 
 from benchmarks import candidate_store, our_detector
-from benchmarks.inference import Predictor, spread_scores
+from benchmarks.inference import ROWS, spread_scores
 from benchmarks.photos import PHOTO_SIZE, make_photographs
 from benchmarks.rows import AnyRow, Row
 from benchmarks.settings import Settings
@@ -22,10 +23,11 @@ from detector.config import BackboneConfig, DataConfig, RetinaNetConfig
 from detector.data.cache import load_dataset, save_dataset
 from detector.evaluation.metrics import score_detections
 from detector.files import write_json
-from detector.models.retinanet import RetinaNet
+from detector.models.build import build_detector
+from detector.predictor import Predictor
 from runyard.runs.folder import EvaluationFolder
-from runyard.scoring.inference import detect
-from runyard.scoring.rescore import score_one, write_candidates
+from runyard.scoring.inference import detect, write_candidates
+from runyard.scoring.rescore import score_one
 from runyard.spec import ExperimentSpec
 from runyard.training.local import LocalContext
 
@@ -51,27 +53,21 @@ def measure_passes(settings: Settings) -> Row:
         context = LocalContext(use_gpu=False)
         numbers: dict[str, list[dict[str, float]]] = {"stored": [], "direct": []}
 
+        def predictor() -> Predictor:
+            detector = build_detector(spec.model, spec.loss, len(dataset.categories))
+            load_checkpoint(checkpoint, detector)
+            return Predictor(detector, context.device)
+
         def twelve_rows() -> None:
             store = folder / "store"
-            write_candidates(spec, checkpoint, folder / "dataset", store, rows, context)
+            split = load_dataset(folder / "dataset")
+            write_candidates(spec, predictor, checkpoint, split, store, rows, context)
             numbers["stored"] = [score_one(store, folder / "dataset", row.scoring, folder / "row") for row in rows]
-            for shard in store.iterdir():  # so that the next one is written again
-                shard.unlink()
-            store.rmdir()
+            shutil.rmtree(store)  # so that the next one is written again
 
         def one_pass(row: int = 6) -> dict[str, float]:
-            model = RetinaNet(spec.model, len(dataset.categories))
-            load_checkpoint(checkpoint, model)
-            model = model.to(memory_format=torch.channels_last)
-            split = load_dataset(folder / "dataset")
-            table = detect(
-                model,
-                split,
-                spec.data,
-                rows[row].scoring,
-                context,
-                batch_size=spec.runtime.evaluation_batch_size,
-            )
+            split, size = load_dataset(folder / "dataset"), spec.runtime.evaluation_batch_size
+            table = detect(predictor(), split, spec.data, rows[row].scoring, context, batch_size=size)
             assert table is not None
             metrics = score_detections(split, table, spec.protocol)
             write_json(EvaluationFolder(folder / "direct").metrics, metrics, indent=2)
@@ -99,9 +95,9 @@ def measure_passes(settings: Settings) -> Row:
 
 
 def _checkpoint(spec: ExperimentSpec, classes: int, size: tuple[int, int], target: Path) -> Path:
-    """Of an untrained model whose scores spread as a trained one's do."""
+    """Checkpoint of an untrained model whose scores spread as a trained one's do."""
     model = our_detector.build(classes, torch.device("cpu"), backbone=spec.model.backbone)
     batch = training_batch(1, size, classes)
-    spread_scores(model.heads.cls_logits, lambda: Predictor(model, None)(batch))
+    spread_scores(model.heads.cls_logits, lambda: Predictor(model, torch.device("cpu"))(batch, ROWS))
     save_checkpoint(target, model, None, {})
     return target

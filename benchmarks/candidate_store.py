@@ -1,13 +1,13 @@
 """P10, the second half: what the candidate store of COCO's val2017 weighs, and what scoring a row from it costs.
 
 5,000 images of 80 classes at [800, 1333], complete for the paper's 13 rows (12 and the oracle). The candidates of a
-dozen images are real `survivors` of made-up outputs; the other images have the same pairs with other numbers, so that
+dozen images are real detections of made-up outputs; the other images have the same pairs with other numbers, so that
 neither Parquet nor AP meets an image twice. The ground truth is the objects that the outputs were made for.
 """
 
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,12 @@ from benchmarks.workloads import COCO_CLASSES, FULL_SIZE, scoring_rows, trained_
 from detector.config import ScoringConfig
 from detector.data.cache import save_dataset
 from detector.data.samples import Category, Dataset
-from detector.rescoring.header import StoreHeader, StoreIdentity
-from detector.rescoring.kept_pairs import ScoringRow, Survivors, survivors
-from detector.rescoring.store import CandidateWriter, publish_store
+from detector.models.confidence import combine_scores
+from detector.models.detector import Detections, ScoringRow
+from detector.models.postprocess import postprocess_rows
+from detector.rescoring.columns import ImageRows
+from detector.rescoring.header import PartHeader, StoreIdentity
+from detector.rescoring.store import PartWriter, next_part, publish_part
 from runyard.scoring.rescore import score_one
 
 IMAGES = 5000
@@ -40,7 +43,7 @@ def measure(settings: Settings) -> list[AnyRow]:
         folder = Path(text)
         dataset = write_store(folder, images, distinct, size, rows)
         save_dataset(dataset, folder / "dataset")
-        weight = sum(shard.stat().st_size for shard in (folder / "store").iterdir())
+        weight = sum(shard.stat().st_size for shard in (folder / "store").glob("*/*"))
         numbers: list[int] = []
 
         def score_a_row() -> float:
@@ -80,44 +83,52 @@ def measure(settings: Settings) -> list[AnyRow]:
 def write_store(
     folder: Path, images: int, distinct: int, size: tuple[int, int], rows: tuple[ScoringRow, ...]
 ) -> Dataset:
-    """Writes `folder`/store, made of the survivors of `distinct` images; returns the data set that it belongs to."""
+    """Write `folder`/store, made of the detections of `distinct` images; return the data set that it belongs to."""
     templates, truths = [], []
     for seed in range(distinct):
         case, (objects, labels) = trained_outputs(size, seed=seed), trained_objects(size, seed=seed)
-        found = survivors(case.outputs, case.anchors, case.anchor_valid, case.image_sizes, rows, [objects])
-        templates.append(found[0])
+        found = postprocess_rows(case.outputs, case.anchors, case.anchor_valid, case.image_sizes, rows, [objects])
+        templates.append([of_row[0] for of_row in found])
         truths.append((objects.double().numpy(), labels.numpy()))
-    header = StoreHeader(StoreIdentity("generated", "none", *sorted(size)), images, COCO_CLASSES, True, rows)
+    header = PartHeader(StoreIdentity("generated", "none", *sorted(size)), images, COCO_CLASSES, True, rows)
     generator = torch.Generator().manual_seed(0)
-    store = folder / "store"
-    with CandidateWriter(store, header) as writer:
+    part = next_part(folder / "store")
+    with PartWriter(part, header) as writer:
         for image in range(images):
-            writer.add(image, size, _varied(templates[image % distinct], size, generator))
-    publish_store(store)
+            varied = _varied(templates[image % distinct], rows, size, generator)
+            writer.add(ImageRows(image, size, varied))
+    publish_part(part)
     return _dataset(folder, images, size, truths)
 
 
-def _varied(found: Survivors, size: tuple[int, int], generator: torch.Generator) -> Survivors:
-    """The same pairs with logits and boxes moved a little: by 1 % and by a pixel."""
-
-    def noise(like: torch.Tensor, scale: float) -> torch.Tensor:
-        return scale * torch.randn(like.shape, generator=generator)
-
-    # An anchor's boxes and IoU stand with each of its classes, and stay equal.
-    _, place = found.anchor_index.unique(return_inverse=True)
-    anchors = int(place.max()) + 1
+def _varied(
+    found: Sequence[Detections], rows: Sequence[ScoringRow], size: tuple[int, int], generator: torch.Generator
+) -> list[Detections]:
+    """The same pairs with factors and boxes moved a little, by 1 % and by a pixel, scored and ranked again."""
+    # What an anchor has stays equal in every row and class.
+    places = torch.cat([of_row.anchor_index for of_row in found]).unique()
+    moves = 0.5 * torch.randn(len(places), 4, generator=generator)
+    factors = 1 - 0.01 * torch.rand(len(places), 2, generator=generator)
     limits = torch.tensor([size[1], size[0], size[1], size[0]], dtype=torch.float32)
-    boxes = torch.minimum((found.boxes + noise(torch.empty(anchors, 4), 0.5)[place]).clamp(min=0), limits)
-    boxes[:, 2:] = torch.maximum(boxes[:, 2:], boxes[:, :2])
-    assert found.iou_logits is not None
-    assert found.true_ious is not None
-    return replace(
-        found,
-        boxes=boxes,
-        cls_logits=found.cls_logits * (1 + noise(found.cls_logits, 0.01)),
-        iou_logits=found.iou_logits * (1 + noise(torch.empty(anchors), 0.01)[place]),
-        true_ious=(found.true_ious * (1 + noise(torch.empty(anchors), 0.01)[place])).clamp(0, 1),
-    )
+    varied = []
+    for of_row, row in zip(found, rows, strict=True):
+        place = torch.searchsorted(places, of_row.anchor_index)
+        boxes = torch.minimum((of_row.boxes + moves[place]).clamp(min=0), limits)
+        boxes[:, 2:] = torch.maximum(boxes[:, 2:], boxes[:, :2])
+        class_scores, ious = of_row.class_scores * factors[place, 0], of_row.ious * factors[place, 1]
+        scores = combine_scores(class_scores[:, None], ious, row.scoring)[:, 0]
+        order = scores.argsort(descending=True, stable=True)
+        varied.append(
+            Detections(
+                boxes[order],
+                scores[order],
+                of_row.labels[order],
+                class_scores[order],
+                ious[order],
+                of_row.anchor_index[order],
+            )
+        )
+    return varied
 
 
 def _dataset(folder: Path, images: int, size: tuple[int, int], truths: list[tuple[np.ndarray, np.ndarray]]) -> Dataset:

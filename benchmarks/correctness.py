@@ -17,8 +17,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from benchmarks import matching_and_losses, our_detector, post_processing
 from benchmarks.settings import Settings
 from benchmarks.workloads import COCO_CLASSES, FULL_SIZE, to_device, trained_outputs, training_batch
-from detector.config import BackboneConfig, DataConfig, LossConfig, OptimConfig, RetinaNetConfig, ScoringConfig
-from detector.data.batching import normalise
+from detector.config import BackboneConfig, DataConfig, OptimConfig, RetinaNetConfig, ScoringConfig
 from detector.data.formats import open_dataset
 from detector.data.loaders import make_train_loader
 from detector.data.samples import Dataset
@@ -26,8 +25,10 @@ from detector.data.synthetic import generate_shapes
 from detector.engine import TrainingEngine
 from detector.evaluation.voc_ap import voc_average_precision
 from detector.models.heads import HeadOutputs
+from detector.models.pixels import normalise
 from detector.models.retinanet import RetinaNet
 from detector.optim import build_optimizer, learning_rate_at
+from detector.predictor import Predictor
 from runyard.scoring.inference import detect
 from runyard.training.local import LocalContext
 
@@ -173,9 +174,7 @@ def _train(dataset: Dataset, data: DataConfig, epochs: int, processes: int, sett
     )
     torch.manual_seed(0)
     model = RetinaNet(config, len(dataset.categories)).to(memory_format=torch.channels_last).to(settings.device)
-    engine = TrainingEngine(
-        model.train(), build_optimizer(model, optim), LossConfig(), optim, autocast_dtype=settings.dtype
-    )
+    engine = TrainingEngine(model.train(), build_optimizer(model, optim), optim, autocast_dtype=settings.dtype)
     loader = make_train_loader(
         dataset,
         data,
@@ -195,7 +194,7 @@ def _train(dataset: Dataset, data: DataConfig, epochs: int, processes: int, sett
 def _ap(model: RetinaNet, dataset: Dataset, data: DataConfig, dtype: torch.dtype | None) -> float:
     context = LocalContext(use_gpu=next(model.parameters()).device.type == "cuda")
     with _exact_float32():
-        table = detect(model, dataset, data, ScoringConfig(), context, batch_size=16, autocast_dtype=dtype)
+        table = detect(Predictor(model, context.device, dtype), dataset, data, ScoringConfig(), context, batch_size=16)
     assert table is not None
     thresholds = [0.5 + 0.05 * number for number in range(10)]
     return voc_average_precision(dataset, table, iou=thresholds, points="area").ap or 0.0

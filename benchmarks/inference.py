@@ -17,28 +17,10 @@ from benchmarks.training_step import precision
 from benchmarks.variants import compare_variants
 from benchmarks.workloads import BACKGROUND_LOGIT, COCO_CLASSES, FULL_SIZE, training_batch
 from detector.config import ScoringConfig
-from detector.data.batching import Batch, normalise
-from detector.models.postprocess import Detections, postprocess
-from detector.models.retinanet import RetinaNet
+from detector.models.detector import ScoringRow
+from detector.predictor import Predictor
 
-
-class Predictor:
-    """Batches on the device to detections, as evaluation does it."""
-
-    def __init__(self, model: RetinaNet, dtype: torch.dtype | None, *, compiled: bool = False) -> None:
-        self._model = model.eval()
-        self._network = torch.compile(model) if compiled else model
-        self._dtype = dtype
-
-    @torch.inference_mode()
-    def __call__(self, batch: Batch) -> list[Detections]:
-        """Final detections in the resized frame, one entry an image."""
-        images = normalise(batch.images, batch.sizes, memory_format=torch.channels_last)
-        with torchvision_detector.autocast(images.device, self._dtype):
-            outputs = self._network(images)
-        anchors = self._model.anchors(outputs.feature_shapes, images.device)
-        valid = self._model.anchors.inside_mask(anchors, batch.sizes)
-        return postprocess(outputs, anchors, valid, batch.sizes, ScoringConfig())
+ROWS = (ScoringRow(ScoringConfig()),)
 
 
 def measure(settings: Settings) -> list[AnyRow]:
@@ -48,7 +30,7 @@ def measure(settings: Settings) -> list[AnyRow]:
     host = training_batch(1, size)
     batch = host.to(device)
     model = our_detector.build(COCO_CLASSES, device)
-    spread_scores(model.heads.cls_logits, lambda: Predictor(model, dtype)(batch))
+    spread_scores(model.heads.cls_logits, lambda: Predictor(model, device, dtype)(batch, ROWS))
     theirs = torchvision_detector.build(COCO_CLASSES, size).eval().to(device)
     floats = [image.to(device) for image in torchvision_detector.float_images(host)]
     spread_scores(theirs.head.classification_head.cls_logits, lambda: torchvision_predict(theirs, floats, dtype))
@@ -56,8 +38,8 @@ def measure(settings: Settings) -> list[AnyRow]:
     shape = settings.describe(f"1 x {size[0]}x{size[1]}, {precision(dtype)}", full=settings.on_gpu)
 
     def ours(compiled: bool) -> Measurement:
-        predictor = Predictor(model, dtype, compiled=compiled)
-        return seconds(lambda: predictor(batch), device)
+        predictor = Predictor(model, device, dtype, compiled=compiled)
+        return seconds(lambda: predictor(batch, ROWS), device)
 
     def amount(compiled: bool, times: Sequence[float]) -> Row:
         bound, how = (0.011, "compiled") if compiled else (0.020, "eager")
@@ -95,7 +77,7 @@ def measure_batches(settings: Settings) -> list[AnyRow]:
     host = training_batch(images, size)
     host = host.pin_memory() if settings.on_gpu else host
     model = our_detector.build(COCO_CLASSES, device)
-    spread_scores(model.heads.cls_logits, lambda: Predictor(model, dtype)(host.to(device)))
+    spread_scores(model.heads.cls_logits, lambda: Predictor(model, device, dtype)(host.to(device), ROWS))
     theirs = torchvision_detector.build(COCO_CLASSES, size).eval().to(device)
     floats = torchvision_detector.float_images(host)
 
@@ -106,8 +88,8 @@ def measure_batches(settings: Settings) -> list[AnyRow]:
     shape = settings.describe(f"{images} x {size[0]}x{size[1]}, {precision(dtype)}", full=settings.on_gpu)
 
     def ours(compiled: bool) -> Measurement:
-        predictor = Predictor(model, dtype, compiled=compiled)
-        return seconds(lambda: predictor(host.to(device)), device)
+        predictor = Predictor(model, device, dtype, compiled=compiled)
+        return seconds(lambda: predictor(host, ROWS), device)
 
     def amount(compiled: bool, times: Sequence[float]) -> Row:
         return Row(

@@ -110,35 +110,36 @@ def training_peaks(side: str, settings: Settings, images: int, size: tuple[int, 
 
 def _store_peaks(few: int, repeats: int) -> list[tuple[float, float]]:
     """Bytes beyond the process's size at the start: with four times `few` images, and with `few`."""
-    from detector.rescoring.kept_pairs import ScoringRow, Survivors
-    from detector.rescoring.store import CandidateStore, CandidateWriter, StoreHeader, StoreIdentity, publish_store
+    from detector.models.detector import Detections, ScoringRow
+    from detector.rescoring.columns import ImageRows
+    from detector.rescoring.header import PartHeader, StoreIdentity
+    from detector.rescoring.store import CandidateStore, PartWriter, next_part, publish_part
 
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
-    header_rows = tuple(ScoringRow(ScoringConfig(alpha=tenths / 10)) for tenths in range(11))
+    rows = tuple(ScoringRow(ScoringConfig(alpha=tenths / 10)) for tenths in range(11))
 
-    def an_image() -> Survivors:
-        count = int(torch.randint(100, 300, (), generator=generator))
-        return Survivors(
-            anchor_index=torch.randint(0, 200_000, (count,), generator=generator).sort().values,
-            level=torch.zeros(count, dtype=torch.int64),
-            labels=torch.randint(0, COCO_CLASSES, (count,), generator=generator),
+    def a_row() -> Detections:
+        count = int(torch.randint(20, 60, (), generator=generator))
+        class_scores, scores, ious = torch.rand(3, count, generator=generator)
+        return Detections(
             boxes=torch.rand(count, 4, generator=generator) * 800,
-            cls_logits=torch.randn(count, generator=generator),
-            iou_logits=torch.randn(count, generator=generator),
-            true_ious=None,
-            rows=torch.randint(1, 2**11, (count,), generator=generator),
+            scores=scores.sort(descending=True).values,
+            labels=torch.randint(0, COCO_CLASSES, (count,), generator=generator),
+            class_scores=class_scores,
+            ious=ious,
+            anchor_index=torch.zeros(count, dtype=torch.int64),
         )
 
     def write_and_read(images: int) -> None:
-        header = StoreHeader(StoreIdentity("data", "weights", 800, 1333), images, COCO_CLASSES, True, header_rows)
+        header = PartHeader(StoreIdentity("data", "weights", 800, 1333), images, COCO_CLASSES, True, rows)
         with tempfile.TemporaryDirectory() as text:
-            folder = Path(text) / "store"
-            with CandidateWriter(folder, header) as writer:
+            part = next_part(Path(text) / "store")
+            with PartWriter(part, header) as writer:
                 for image in range(images):
-                    writer.add(image, FULL_SIZE, an_image())
-            publish_store(folder)
-            for group in CandidateStore.open(folder).groups():
+                    writer.add(ImageRows(image, FULL_SIZE, [a_row() for _ in rows]))
+            publish_part(part)
+            for group in CandidateStore.open(part.parent).groups(rows[0].scoring):
                 del group
 
     start = _resident()

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from detector.config import BackboneConfig, LossConfig, OptimConfig, RetinaNetConfig
+from detector.config import BackboneConfig, OptimConfig, RetinaNetConfig
 from detector.engine import TrainingEngine
 from detector.models.retinanet import RetinaNet
 from detector.optim import build_optimizer
@@ -25,11 +25,9 @@ def engine(model: RetinaNet, dtype: torch.dtype | None, *, compiled: bool = Fals
     return TrainingEngine(
         model,
         build_optimizer(model, config),
-        LossConfig(),
         config,
         autocast_dtype=dtype,
-        channels_last=True,
-        compile_model=compiled,
+        compile_network=compiled,
     )
 
 

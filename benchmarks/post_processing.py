@@ -14,7 +14,8 @@ from benchmarks.settings import GPU, Settings
 from benchmarks.timing import interleaved, seconds
 from benchmarks.workloads import FULL_SIZE, HeadCase, to_device, trained_outputs
 from detector.config import ScoringConfig
-from detector.models.postprocess import Detections, postprocess
+from detector.models.detector import Detections
+from detector.models.postprocess import postprocess
 
 ALPHAS = (0.5, 0.1)
 

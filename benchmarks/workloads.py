@@ -13,8 +13,8 @@ from detector.config import AnchorConfig, ScoringConfig
 from detector.data.batching import Batch
 from detector.models.anchors import STRIDES, AnchorGenerator
 from detector.models.box_coder import encode
+from detector.models.detector import ScoringRow
 from detector.models.heads import HeadOutputs
-from detector.rescoring.kept_pairs import ScoringRow
 
 COCO_CLASSES = 80
 FULL_SIZE = (800, 1333)

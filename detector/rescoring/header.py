@@ -1,4 +1,4 @@
-"""What a candidate store says of itself: whose candidates it holds, and for which rows it is complete.
+"""The header of a part of a candidate store: the outputs that it holds, and the rows that it answers.
 
 It stands in the metadata of every shard, as JSON.
 """
@@ -10,16 +10,17 @@ from typing import Literal, get_origin, get_type_hints
 
 from detector.config import ScoringConfig
 from detector.errors import CandidateStoreError, CheckpointError, ConfigError, DatasetError
-from detector.rescoring.kept_pairs import ScoringRow
+from detector.models.detector import ScoringRow
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_ROWS = 63
-REMEDY = "Delete the store; the command that wrote it writes it again"
+"""Rows of one part; more rows take more parts."""
+REMEDY = "Delete it; the command that wrote it writes it again"
 
 
 @dataclass(frozen=True)
 class StoreIdentity:
-    """Whose candidates they are: two stores of one identity hold the same logits."""
+    """Origin of the outputs: two stores of one identity hold outputs of the same weights on the same images."""
 
     dataset: str
     """`data.fingerprint.fingerprint` of the images."""
@@ -30,15 +31,15 @@ class StoreIdentity:
 
 
 @dataclass(frozen=True)
-class StoreHeader:
-    """What a store says of itself."""
+class PartHeader:
+    """Contents of one part of a store."""
 
     identity: StoreIdentity
     num_images: int
     num_classes: int
     iou_head: bool
     rows: tuple[ScoringRow, ...]
-    """For which the store is complete; at most 63."""
+    """Rows that the part answers, 1 to 63, in the order of its columns."""
     written_on: str = ""
     """Device and precision of the forward pass, for the record."""
 
@@ -46,44 +47,29 @@ class StoreHeader:
         if not 1 <= len(self.rows) <= MAX_ROWS:
             raise ConfigError(f"must be 1 to {MAX_ROWS}", field="rows of a candidate store", value=len(self.rows))
 
-    def row_of(self, scoring: ScoringConfig, oracle: bool = False) -> int:
-        """The number of a declared row that holds all that `scoring` needs.
+    def row_of(self, row: ScoringRow) -> int | None:
+        """The number of a declared row that answers `row`; None where no row does.
 
         That is a row of the same confidence, alpha, top-k and NMS threshold, with a score threshold and a number of
-        detections that let at least as much through: the detections of `scoring` are the first of that row's.
-        ConfigError, which names what is declared, where there is none.
+        detections that let at least as much through: the detections of `row` are the first of that row's.
         """
-        number = self._find(scoring, oracle)
-        if number is None:
-            raise ConfigError(
-                f"the candidate store is not complete for {describe_row(ScoringRow(scoring, oracle))}",
-                field="scoring",
-                remedy=f"It is for {'; '.join(map(describe_row, self.rows))}. Write a store that declares it as well",
-            )
-        return number
-
-    def holds(self, row: ScoringRow) -> bool:
-        """Whether `row_of` finds it."""
-        return self._find(row.scoring, row.oracle) is not None
-
-    def _find(self, scoring: ScoringConfig, oracle: bool) -> int | None:
-        any_iou = self.iou_head or oracle
-        for number, row in enumerate(self.rows):
-            declared = row.scoring
+        any_iou = self.iou_head or row.oracle
+        scoring = row.scoring
+        for number, declared in enumerate(self.rows):
             if (
-                row.oracle == oracle
-                and _alpha(declared, any_iou) == _alpha(scoring, any_iou)
-                and declared.top_k == scoring.top_k
-                and declared.nms_iou == scoring.nms_iou
-                and declared.score_threshold <= scoring.score_threshold
-                and declared.max_detections >= scoring.max_detections
+                declared.oracle == row.oracle
+                and _alpha(declared.scoring, any_iou) == _alpha(scoring, any_iou)
+                and declared.scoring.top_k == scoring.top_k
+                and declared.scoring.nms_iou == scoring.nms_iou
+                and declared.scoring.score_threshold <= scoring.score_threshold
+                and declared.scoring.max_detections >= scoring.max_detections
             ):
                 return number
         return None
 
 
 def describe_row(row: ScoringRow) -> str:
-    """One row in words, all values included."""
+    """One row in words, with all its values."""
     scoring = row.scoring
     confidence = f"alpha {scoring.alpha:g}" if scoring.confidence == "alpha" else f"confidence '{scoring.confidence}'"
     return (
@@ -99,13 +85,16 @@ def _alpha(scoring: ScoringConfig, any_iou: bool) -> float | None:
     return scoring.alpha if scoring.confidence == "alpha" else None
 
 
-def encode_header(header: StoreHeader, num_shards: int) -> bytes:
+def encode_header(header: PartHeader, num_shards: int) -> bytes:
     """The header as it stands in each of `num_shards` shards."""
     return json.dumps({"version": SCHEMA_VERSION, "shards": num_shards, **asdict(header)}).encode("ascii")
 
 
-def parse_header(text: bytes, path: Path) -> tuple[StoreHeader, int]:
-    """What `encode_header` was given; CandidateStoreError, naming `path`, where it is damaged or of another version."""
+def parse_header(text: bytes, path: Path) -> tuple[PartHeader, int]:
+    """The header and number of shards that `encode_header` was given.
+
+    Raise CandidateStoreError, naming `path`, for a damaged header or another version.
+    """
     try:
         content = json.loads(text)
         version = content.pop("version")
@@ -115,7 +104,7 @@ def parse_header(text: bytes, path: Path) -> tuple[StoreHeader, int]:
         shards = content.pop("shards")
         identity = StoreIdentity(**content.pop("identity"))
         rows = tuple(ScoringRow(ScoringConfig(**row["scoring"]), row["oracle"]) for row in content.pop("rows"))
-        header = StoreHeader(identity=identity, rows=rows, **content)
+        header = PartHeader(identity=identity, rows=rows, **content)
         if type(shards) is not int or not all(
             map(_has_its_types, (header, identity, *rows, *(r.scoring for r in rows)))
         ):
@@ -128,7 +117,7 @@ def parse_header(text: bytes, path: Path) -> tuple[StoreHeader, int]:
 
 
 def _has_its_types(part: object) -> bool:
-    """Whether numbers, flags and texts of a dataclass are such: JSON has others, and its 1 may stand for 1.0."""
+    """Check the numbers, flags and texts of a dataclass: JSON has others, and its 1 may stand for 1.0."""
     for name, hint in get_type_hints(type(part)).items():
         allowed = {float: (float, int), int: (int,), bool: (bool,), str: (str,)}.get(hint)
         allowed = (str,) if get_origin(hint) is Literal else allowed
@@ -138,22 +127,18 @@ def _has_its_types(part: object) -> bool:
 
 
 def check_identity(folder: Path, found: StoreIdentity, expect: StoreIdentity | None) -> None:
-    """Raises DatasetError, CheckpointError or ConfigError where the store `folder` is not the one that is expected."""
+    """Raise DatasetError, CheckpointError or ConfigError where the part `folder` is not of the expected origin."""
     if expect is None:
         return
     if found.dataset != expect.dataset:
-        raise DatasetError(
-            f"was made from another data set (fingerprint {found.dataset[:12]}…, not {expect.dataset[:12]}…)",
-            file=folder, remedy=REMEDY,
-        )  # fmt: skip
+        problem = f"was made from another data set (fingerprint {found.dataset[:12]}…, not {expect.dataset[:12]}…)"
+        raise DatasetError(problem, file=folder, remedy=REMEDY)
     if found.checkpoint != expect.checkpoint:
-        raise CheckpointError(
-            f"was made with another checkpoint (sha256 {found.checkpoint[:12]}…, not {expect.checkpoint[:12]}…)",
-            file=folder, remedy=REMEDY,
-        )  # fmt: skip
+        problem = f"was made with another checkpoint (sha256 {found.checkpoint[:12]}…, not {expect.checkpoint[:12]}…)"
+        raise CheckpointError(problem, file=folder, remedy=REMEDY)
     if found != expect:
-        raise ConfigError(
+        problem = (
             f"was made at short and long side {found.short_side_px} and {found.long_side_px} px, "
-            f"not {expect.short_side_px} and {expect.long_side_px}",
-            file=folder, remedy=REMEDY,
-        )  # fmt: skip
+            f"not {expect.short_side_px} and {expect.long_side_px}"
+        )
+        raise ConfigError(problem, file=folder, remedy=REMEDY)

@@ -1,5 +1,6 @@
 """The port between the training loop and whatever started it: Ray Train, torchrun or one plain process."""
 
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,22 @@ class TrainContext(Protocol):
 
     def report(self, metrics: dict[str, float], checkpoint: Path) -> None:
         """Tells of a checkpoint that rank 0 has written; every rank calls it, at the same steps."""
+
+
+class LocalContext:
+    """The place of this process among torchrun's, or the only process."""
+
+    def __init__(self, *, use_gpu: bool | None = None) -> None:
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        if torch.cuda.is_available() if use_gpu is None else use_gpu:
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(self.device)
+        else:
+            self.device = torch.device("cpu")
+
+    def report(self, metrics: dict[str, float], checkpoint: Path) -> None:
+        """Do nothing: the checkpoint lies in the run's folder already."""
 
 
 def first_rank_decides(value: Any, context: TrainContext) -> Any:

@@ -10,7 +10,7 @@ import torch
 from benchmarks import candidate_store, correctness, matching_and_losses, post_processing
 from benchmarks.average_precision import check, made_up_results
 from benchmarks.correctness import run_checks
-from benchmarks.inference import Predictor, spread_scores
+from benchmarks.inference import ROWS, spread_scores
 from benchmarks.our_detector import build
 from benchmarks.plain import plain_losses, plain_postprocess
 from benchmarks.settings import Settings
@@ -24,9 +24,9 @@ from benchmarks.workloads import (
     training_batch,
 )
 from detector.config import BackboneConfig, LossConfig, ScoringConfig
+from detector.models.detector import Detections, ScoringRow
 from detector.models.heads import HeadOutputs
-from detector.models.postprocess import Detections
-from detector.rescoring.kept_pairs import ScoringRow
+from detector.predictor import Predictor
 from detector.rescoring.store import CandidateStore
 from runyard.scoring.rescore import score_store
 
@@ -115,12 +115,12 @@ def test_average_precision_is_held_against_pycocotools() -> None:
 def test_scores_are_spread_as_a_trained_detectors() -> None:
     model = build(5, torch.device("cpu"), backbone=BackboneConfig(name="resnet18", weights="none"))
     batch = training_batch(1, (64, 96), 5)
-    predictor = Predictor(model, None)
-    before = predictor(batch)[0].scores
-    spread_scores(model.heads.cls_logits, lambda: predictor(batch))
+    predictor = Predictor(model, torch.device("cpu"))
+    before = predictor(batch, ROWS)[0][0].scores
+    spread_scores(model.heads.cls_logits, lambda: predictor(batch, ROWS)[0])
     seen: list[torch.Tensor] = []
     model.heads.cls_logits.register_forward_hook(lambda module, inputs, output: seen.append(output.flatten()))
-    found: Detections = predictor(batch)[0]
+    found: Detections = predictor(batch, ROWS)[0][0]
     logits = torch.cat(seen)
     assert logits.std().item() == pytest.approx(1.3, rel=0.05)
     assert found.scores.std() > 10 * before.std()
@@ -144,8 +144,8 @@ def test_a_generated_store_is_scored_like_any_other(tmp_path: Path) -> None:
     rows = (*scoring_rows(ScoringConfig()), ScoringRow(ScoringConfig(), oracle=True))
     dataset = candidate_store.write_store(tmp_path, 5, 2, SMALL, rows)
     store = CandidateStore.open(tmp_path / "store")
-    (group,) = store.groups()
-    first, third = (group.pairs.boxes[start : start + 20] for start in (0, int(group.counts[:2].sum())))
+    (group,) = store.groups(rows[0].scoring)
+    first, third = (group.detections.boxes[start : start + 20] for start in (0, int(group.counts[:2].sum())))
     assert group.counts[0] == group.counts[2]
     assert not torch.equal(first, third)
     for row in rows:

@@ -13,7 +13,8 @@ from detector.checkpoint import load_checkpoint
 from detector.data.cache import load_dataset
 from detector.evaluation.coco_ap import coco_average_precision
 from detector.models.retinanet import RetinaNet
-from runyard.driver.jobs import final_checkpoint
+from detector.predictor import Predictor
+from runyard.runs.finished import final_checkpoint
 from runyard.runs.folder import RunFolder
 from runyard.scoring.inference import detect
 from runyard.scoring.results import load_sweep
@@ -66,9 +67,9 @@ def test_every_row_is_direct_inference_and_pycocotools(shared_data: Path, tmp_pa
     dataset = load_dataset(RunFolder(trained).val_data(spec.validation_hash))
     model = RetinaNet(spec.model, len(dataset.categories))
     load_checkpoint(final_checkpoint(RunFolder(trained)), model)
-    model = model.to(memory_format=torch.channels_last)
+    predictor = Predictor(model, torch.device("cpu"))
     for result in sweep.results:
-        table = detect(model, dataset, spec.data, result.spec.scoring, LocalContext(use_gpu=False), batch_size=8)
+        table = detect(predictor, dataset, spec.data, result.spec.scoring, LocalContext(use_gpu=False), batch_size=8)
         stored = result.load_detections()[1]
         assert len(table) == len(stored)
         np.testing.assert_allclose(table.scores, stored.scores, rtol=0, atol=1e-6)

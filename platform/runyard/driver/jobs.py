@@ -12,17 +12,18 @@ from typing import Any, Literal
 
 from detector.checkpoint import recorded_metadata
 from detector.data.cache import load_dataset
-from detector.errors import CandidateStoreError, CheckpointError
-from detector.rescoring.kept_pairs import ScoringRow
-from runyard.context import TrainContext
+from detector.errors import CandidateStoreError
+from detector.models.detector import ScoringRow
 from runyard.runs.attempt import Launcher, journaled, launch, make_reports, only_process
+from runyard.runs.finished import final_checkpoint
 from runyard.runs.folder import RunFolder
-from runyard.scoring.rescore import score_one, store_identity, write_candidates
+from runyard.scoring.inference import store_identity
+from runyard.scoring.rescore import score_one
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal
 
 WriteCandidates = Callable[[ExperimentSpec, RunFolder, Sequence[ScoringRow]], None]
-"""Runs `keep_candidates` on the workers that a spec asks for."""
+"""Runs `scoring.inference.keep_candidates` on the workers that a spec asks for."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +61,6 @@ def perform(job: Job, launcher: Launcher, write: WriteCandidates) -> None:
                 artifacts += make_reports(job.spec, job.folder)
         if job.rows:
             write(job.spec, job.folder, job.rows)
-
-
-def keep_candidates(spec: ExperimentSpec, folder: RunFolder, rows: Sequence[ScoringRow], context: TrainContext) -> None:
-    """One forward pass of the final weights over the validation split, stored for `rows`; every rank calls it."""
-    selection = spec.validation_hash
-    checkpoint, images = final_checkpoint(folder), folder.val_data(selection)
-    write_candidates(spec, checkpoint, images, folder.candidates(selection), rows, context)
-
-
-def final_checkpoint(folder: RunFolder) -> Path:
-    """The weights of a finished run, not necessarily undamaged; CheckpointError where there are none."""
-    checkpoints = folder.checkpoints()
-    if not checkpoints:
-        raise CheckpointError("the run has no checkpoint", file=folder.root, remedy="Train it first")
-    return checkpoints[0]
 
 
 def record_evaluation(journal: Path, spec: ExperimentSpec, step: int, metrics: dict[str, Any]) -> None:

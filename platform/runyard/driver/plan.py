@@ -12,10 +12,11 @@ from pathlib import Path
 from detector.config import ScoringConfig
 from detector.data.samples import Dataset
 from detector.errors import ConfigError, InputError
+from detector.models.detector import ScoringRow
 from detector.rescoring.header import MAX_ROWS
-from detector.rescoring.kept_pairs import ScoringRow
-from runyard.driver.jobs import Job, final_checkpoint, record_evaluation
+from runyard.driver.jobs import Job, record_evaluation
 from runyard.grid import Trial, by_training
+from runyard.runs.finished import final_checkpoint
 from runyard.runs.folder import EvaluationFolder, RunFolder
 from runyard.runs.prepare import PreparedRun, open_data, prepare, run_folder
 from runyard.spec import ExperimentSpec, from_dict

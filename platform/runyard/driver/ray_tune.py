@@ -16,10 +16,11 @@ import ray
 from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 
-from detector.rescoring.kept_pairs import ScoringRow
+from detector.models.detector import ScoringRow
 from runyard.driver.errors import Failure
-from runyard.driver.jobs import Job, keep_candidates, perform
+from runyard.driver.jobs import Job, perform
 from runyard.runs.folder import RunFolder
+from runyard.scoring.inference import keep_candidates
 from runyard.spec import ExperimentSpec, from_dict
 from runyard.tracking.journal import last_status
 from runyard.training import ray_train

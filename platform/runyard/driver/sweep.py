@@ -13,7 +13,7 @@ from rich.console import Console
 from detector.errors import ConfigError
 from runyard.driver.errors import Failure, SweepError
 from runyard.driver.experiment import with_smoke_data
-from runyard.driver.jobs import Job, keep_candidates, perform
+from runyard.driver.jobs import Job, perform
 from runyard.driver.plan import Cell, OpenedData, Plan, make_plan
 from runyard.driver.sweep_progress import SweepProgress
 from runyard.driver.tracked import SweepTracking
@@ -25,6 +25,7 @@ from runyard.runs.attempt import Launcher, only_process
 from runyard.runs.folder import RunFolder, SweepFolder
 from runyard.runs.manifest import without_secrets
 from runyard.runs.prepare import dataset_name, storage_folder
+from runyard.scoring.inference import keep_candidates
 from runyard.scoring.results import SweepResult, TrialResult, load_sweep, read_metrics, together, write_trials
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import RunStatus

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from detector.errors import ConfigError, InputError
+from detector.errors import CheckpointError, ConfigError, InputError
 from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec, from_dict
 
@@ -23,6 +23,14 @@ def finished_run(path: Path) -> ExperimentSpec:
     if not folder.evaluations() or not folder.checkpoints():
         raise ConfigError("its training is not finished", file=folder.root, remedy="Run its command again first")
     return replace(spec, runtime=replace(spec.runtime, storage=folder.root.parent, name=folder.root.name))
+
+
+def final_checkpoint(folder: RunFolder) -> Path:
+    """The weights of a finished run, not necessarily undamaged; CheckpointError where there are none."""
+    checkpoints = folder.checkpoints()
+    if not checkpoints:
+        raise CheckpointError("the run has no checkpoint", file=folder.root, remedy="Train it first")
+    return checkpoints[0]
 
 
 def _reason(error: Exception) -> str:

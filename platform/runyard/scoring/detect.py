@@ -1,37 +1,43 @@
-"""What `runyard detect` does: a finished run's detections on any images, as a result file for an evaluation server."""
+"""Detections of a finished run on any images, as a result file for an evaluation server (`runyard detect`)."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 from detector.checkpoint import load_checkpoint
 from detector.data.cache import load_dataset
 from detector.data.formats.coco import load_coco
+from detector.data.samples import Dataset
 from detector.engine import autocast_dtype
 from detector.errors import ConfigError, InputError
 from detector.evaluation.results import write_coco_results
-from detector.models.retinanet import RetinaNet
-from runyard.runs.finished import finished_run
+from detector.models.build import build_detector
+from detector.predictor import Predictor
+from runyard.context import LocalContext
+from runyard.runs.finished import final_checkpoint, finished_run
 from runyard.runs.folder import RunFolder
 from runyard.scoring.inference import detect
-from runyard.training.local import LocalContext
 
 
 def detect_images(
     run: Path, annotations: Path, images: Path, out: Path, *, alpha: float | None = None, batch_size: int = 8
 ) -> tuple[int, int]:
-    """Writes the plain COCO result file of a run's final weights on one GPU, where there is one, else on the CPU.
+    """Write the plain COCO result file of a run's final weights; on one GPU, or the CPU of a machine without a GPU.
 
     Args:
         run: folder of a finished run.
         annotations: COCO JSON whose 'images' and 'categories' are read, not its annotations: image_info_*.json will do.
             Its categories must have the names of the run's classes; results carry their ids.
         images: folder of the images.
+        out: a new file, or an earlier result file, which is replaced.
         alpha: None: ranked as the run was evaluated.
+        batch_size: images at a time, at least 1.
 
-    Returns the numbers of images and detections. Raises InputError for what cannot be read or does not fit the run.
+    Return the numbers of images and detections. Raise InputError, before any inference, for what cannot be read, does
+    not fit the run, or cannot be written.
     """
+    if batch_size < 1:
+        raise ConfigError("must be at least 1", field="--batch-size", value=batch_size)
     spec = finished_run(run)
     folder = RunFolder(run.expanduser().resolve())
     scoring = spec.scoring if alpha is None else replace(spec.scoring, confidence="alpha", alpha=alpha)
@@ -39,21 +45,19 @@ def detect_images(
         raise ConfigError("means nothing to a run without an IoU head", field="alpha", value=alpha)
     classes = load_dataset(folder.val_data(spec.validation_hash)).class_names
     dataset = load_coco(annotations, images, classes, annotations.stem, labelled=False)
+    _check_output(out, annotations, dataset)
     context = LocalContext()
-    model = RetinaNet(spec.model, len(classes))
-    load_checkpoint(folder.checkpoints()[0], model)
-    if spec.runtime.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+    detector = build_detector(spec.model, spec.loss, len(classes))
+    load_checkpoint(final_checkpoint(folder), detector)
+    dtype = autocast_dtype(spec.optim.precision, context.device)
     table = detect(
-        model.to(context.device).eval(),
+        Predictor(detector, context.device, dtype, channels_last=spec.runtime.channels_last),
         dataset,
         spec.data,
         scoring,
         context,
         batch_size=batch_size,
         loader_workers=spec.runtime.loader_workers,
-        autocast_dtype=autocast_dtype(spec.optim.precision, context.device),
-        channels_last=spec.runtime.channels_last,
     )
     assert table is not None, "there is one process"
     try:
@@ -61,3 +65,30 @@ def detect_images(
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror or error})", file=out) from error
     return len(dataset), len(table)
+
+
+def _check_output(out: Path, annotations: Path, dataset: Dataset) -> None:
+    """Raise InputError where `out` is an input, is not a result file, or cannot be written."""
+    remedy = "Choose another --out"
+    target = out.expanduser().resolve()
+    if target == annotations.expanduser().resolve():
+        raise InputError("--out is the file of --annotations, which would be lost", file=out, remedy=remedy)
+    if target in {path.resolve() for path in dataset.image_paths if path.name == target.name}:
+        raise InputError("--out is one of the images, which would be lost", file=out, remedy=remedy)
+    try:
+        if target.exists() and not target.is_file():
+            raise InputError("--out is not a regular file", file=out, remedy=remedy)
+        # A result file is a JSON array; anything else is somebody's annotations, specification or picture.
+        if target.exists() and not _begins_an_array(target):
+            raise InputError("expected a new or a result file for --out, found another file", file=out, remedy=remedy)
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out cannot be written ({error.strerror or error})", file=out, remedy=remedy) from error
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise InputError("--out cannot be written (Permission denied)", file=out, remedy=remedy)
+
+
+def _begins_an_array(file: Path) -> bool:
+    """True for an empty file and for one whose first character is a JSON array's."""
+    with file.open("rb") as stream:
+        return stream.read(64).lstrip()[:1] in (b"[", b"")

@@ -16,10 +16,11 @@ from detector.files import write_json
 from detector.rescoring.header import StoreIdentity
 from detector.rescoring.store import CandidateStore
 from runyard.driver.errors import Failure
-from runyard.driver.jobs import final_checkpoint
 from runyard.paper import PaperTable
+from runyard.runs.finished import final_checkpoint
 from runyard.runs.folder import EvaluationFolder, RunFolder, SweepFolder
-from runyard.scoring.rescore import score_one, score_store, store_identity
+from runyard.scoring.inference import store_identity
+from runyard.scoring.rescore import score_one, score_store
 from runyard.spec import ExperimentSpec, from_dict, to_dict
 
 
@@ -162,7 +163,7 @@ def oracle_of(result: TrialResult) -> TrialResult | None:
     """
     try:
         identity = store_identity(result.spec, final_checkpoint(result.folder), load_dataset(result.val_data))
-        declared = [row.scoring for row in CandidateStore.open(result.candidates, identity).header.rows if row.oracle]
+        declared = [row.scoring for row in CandidateStore.open(result.candidates, identity).rows if row.oracle]
         ours = replace(result.spec.scoring, confidence="alpha")
         scoring = next((s for s in declared if s == replace(ours, alpha=s.alpha)), None)
         return None if scoring is None else _scored_by_truth(result, scoring, identity)

@@ -1,4 +1,4 @@
-"""The checkpoints of one run: which is the newest good one, which are kept."""
+"""The checkpoints of one run: the newest good one, and those that are kept."""
 
 import shutil
 from collections.abc import Callable

@@ -11,39 +11,22 @@ import argparse
 import datetime
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from detector.errors import ConfigError, InputError
+from runyard.context import LocalContext
 from runyard.failures import NonFiniteLossError, SilentWorkerError, Terminated
 from runyard.runs.folder import RunFolder
 from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec, from_dict
 from runyard.training.stopping import stops_on_signals
 from runyard.training.worker import train
-
-
-class LocalContext:
-    """This process's place among torchrun's, or the only one."""
-
-    def __init__(self, *, use_gpu: bool | None = None) -> None:
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        if torch.cuda.is_available() if use_gpu is None else use_gpu:
-            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-            torch.cuda.set_device(self.device)
-        else:
-            self.device = torch.device("cpu")
-
-    def report(self, metrics: dict[str, float], checkpoint: Path) -> None:
-        """Nobody listens: the checkpoint lies in the run's folder already."""
 
 
 @contextmanager

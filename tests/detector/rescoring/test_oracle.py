@@ -7,12 +7,17 @@ import pytest
 import torch
 
 from detector.config import ScoringConfig
+from detector.data.batching import collate
 from detector.data.samples import Category, Dataset
+from detector.data.transforms import Sample
 from detector.evaluation.correlation import true_ious
 from detector.evaluation.results import DetectionTable
 from detector.models.box_coder import encode
-from detector.models.retinanet import HeadOutputs
-from detector.rescoring.oracle import oracle_detections, true_anchor_ious, truth_boxes
+from detector.models.detector import ScoringRow
+from detector.models.heads import HeadOutputs
+from detector.models.oracle import true_anchor_ious
+from detector.models.postprocess import postprocess_rows
+from detector.rescoring.oracle import truth_boxes, with_truth
 
 
 def make_dataset(boxes_xywh, crowd=(), difficult=(), size=(100, 200)):
@@ -41,6 +46,10 @@ def make_outputs(boxes, p, q=None):
     return outputs, (anchors,), torch.ones(1, len(boxes), dtype=torch.bool), torch.tensor([[1000, 1000]])
 
 
+def oracle_detections(outputs, anchors, valid, sizes, scoring, truth):
+    return postprocess_rows(outputs, anchors, valid, sizes, [ScoringRow(scoring, oracle=True)], truth)[0]
+
+
 def test_truth_is_scaled_per_axis_without_crowds():
     dataset = make_dataset([[10, 20, 30, 40], [0, 0, 5, 5], [50, 60, 10, 10]], crowd=[1], difficult=[2])
     boxes = truth_boxes(dataset, 0, (50, 300))  # half as high, one and a half times as wide
@@ -52,9 +61,9 @@ def test_truth_is_scaled_per_axis_without_crowds():
 def test_the_best_box_of_any_class_counts():
     case = make_outputs([[0, 0, 10, 10], [50, 50, 60, 60], [0, 5, 10, 15]], [[0.5, 0.5]] * 3)
     truth = [torch.tensor([[0.0, 0, 10, 10], [0, 5, 10, 20]])]
-    (ious,) = true_anchor_ious(case[0], case[1], case[3], truth)
+    (ious,) = true_anchor_ious(case[0].box_deltas, case[1], case[3], truth)
     torch.testing.assert_close(ious, torch.tensor([[1.0, 0.0, 2 / 3]]))
-    (none,) = true_anchor_ious(case[0], case[1], case[3], [torch.zeros(0, 4)])
+    (none,) = true_anchor_ious(case[0].box_deltas, case[1], case[3], [torch.zeros(0, 4)])
     assert none.tolist() == [[0.0, 0.0, 0.0]]
 
 
@@ -87,7 +96,17 @@ def test_equals_the_true_iou_of_the_correlation(seed):
     corners = np.sort(random.uniform(0, 100, (20, 2, 2)), axis=1).reshape(20, 4)
     resized = (96, 120)  # 0.8 of both
     case = make_outputs((corners * 0.8).tolist(), [[0.5]] * 20)
-    (ious,) = true_anchor_ious(case[0], case[1], torch.tensor([resized]), [truth_boxes(dataset, 0, resized)])
+    (ious,) = true_anchor_ious(case[0].box_deltas, case[1], torch.tensor([resized]), [truth_boxes(dataset, 0, resized)])
     xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     table = DetectionTable(np.zeros(20, dtype=np.int64), np.zeros(20, dtype=np.int64), xywh, np.ones(20))
     np.testing.assert_allclose(ious[0].numpy(), true_ious(dataset, table), atol=1e-5)
+
+
+def test_a_batch_takes_the_truth_for_its_boxes():
+    dataset = make_dataset([[10, 20, 30, 40], [0, 0, 5, 5], [50, 60, 10, 10]], crowd=[1], difficult=[2])
+    batch = collate([Sample(torch.zeros(3, 50, 300, dtype=torch.uint8), torch.zeros(0, 4), torch.zeros(0), 0)], 32)
+    found = with_truth(batch, dataset)
+    assert found.valid.tolist() == [[True, True]]
+    assert torch.equal(found.boxes[0], truth_boxes(dataset, 0, (50, 300)))
+    assert found.labels.dtype == torch.int64
+    assert with_truth(batch, make_dataset([])).boxes.shape == (1, 0, 4)

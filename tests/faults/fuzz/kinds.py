@@ -27,10 +27,11 @@ from detector.data.images import check_image, read_image
 from detector.data.samples import Dataset
 from detector.errors import InputError
 from detector.evaluation.results import read_coco_results
+from detector.models.detector import Detections, ScoringRow
 from detector.optim import build_optimizer
-from detector.rescoring.header import StoreHeader, StoreIdentity
-from detector.rescoring.kept_pairs import ScoringRow, Survivors
-from detector.rescoring.store import CandidateStore, CandidateWriter, publish_store
+from detector.rescoring.columns import ImageRows
+from detector.rescoring.header import PartHeader, StoreIdentity
+from detector.rescoring.store import CandidateStore, PartWriter, next_part, publish_part
 from runyard.scoring.rescore import score_store
 from runyard.spec import ExperimentSpec, from_dict, to_dict
 
@@ -139,29 +140,28 @@ def pixels(folder: Path) -> Kind:
     return Kind(folder / "a.img", lambda draw, path: write(path, mutate_bytes(draw, draw.choice(files))), read)
 
 
-def survivors_of(images: int) -> Survivors:
-    draw = torch.Generator().manual_seed(images)
-    count = 3 * images
-    return Survivors(
-        anchor_index=torch.arange(count),
-        level=torch.randint(0, 5, (count,), generator=draw),
-        labels=torch.randint(0, 2, (count,), generator=draw),
+def detections_of(image: int, row: int) -> Detections:
+    draw = torch.Generator().manual_seed(10 * image + row)
+    count = 3 * image
+    return Detections(
         boxes=torch.rand(count, 4, generator=draw) * 50,
-        cls_logits=torch.randn(count, generator=draw),
-        iou_logits=torch.randn(count, generator=draw),
-        true_ious=torch.rand(count, generator=draw),
-        rows=torch.randint(1, 8, (count,), generator=draw),
+        scores=torch.rand(count, generator=draw).sort(descending=True).values,
+        labels=torch.randint(0, 2, (count,), generator=draw),
+        class_scores=torch.rand(count, generator=draw),
+        ious=torch.rand(count, generator=draw),
+        anchor_index=torch.arange(count),
     )
 
 
 def candidates(folder: Path) -> Kind:
     dataset = small_dataset(folder)
-    header = StoreHeader(IDENTITY, num_images=3, num_classes=2, iou_head=True, rows=ROWS, written_on="cpu")
-    with CandidateWriter(folder / "store", header) as writer:
+    header = PartHeader(IDENTITY, num_images=3, num_classes=2, iou_head=True, rows=ROWS, written_on="cpu")
+    part = next_part(folder / "store")
+    with PartWriter(part, header) as writer:
         for image in range(3):
-            writer.add(image, (60, 80), survivors_of(image))
-    publish_store(folder / "store")
-    path = folder / "store" / "shard-00000-of-00001.parquet"
+            writer.add(ImageRows(image, (60, 80), [detections_of(image, row) for row in range(len(ROWS))]))
+    publish_part(part)
+    path = part / "shard-00000-of-00001.parquet"
     whole, table = path.read_bytes(), pq.read_table(path)
     described = json.loads(table.schema.metadata[b"runyard.candidates"])
 
@@ -179,8 +179,8 @@ def candidates(folder: Path) -> Kind:
         pq.write_table(changed, path)
 
     def read(path: Path) -> None:
-        store = CandidateStore.open(path.parent, IDENTITY)
-        for row in store.header.rows[:3]:
+        store = CandidateStore.open(path.parent.parent, IDENTITY)
+        for row in store.rows[:3]:
             score_store(store, dataset, row.scoring, oracle=row.oracle)
 
     return Kind(path, mutate, read)

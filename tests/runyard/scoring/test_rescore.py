@@ -14,7 +14,7 @@ from detector.checkpoint import load_checkpoint, save_checkpoint
 from detector.config import BackboneConfig, DataConfig, OptimConfig, RetinaNetConfig, ScoringConfig
 from detector.data.cache import load_dataset, save_dataset
 from detector.data.formats import open_dataset
-from detector.data.loaders import make_train_loader
+from detector.data.loaders import make_eval_loader, make_train_loader
 from detector.data.synthetic import generate_shapes
 from detector.data.transforms import to_original_frame
 from detector.engine import TrainingEngine
@@ -22,18 +22,17 @@ from detector.errors import CandidateStoreError, CheckpointError, ConfigError, D
 from detector.evaluation.coco_ap import coco_average_precision
 from detector.evaluation.metrics import score_detections
 from detector.evaluation.results import DetectionTable, read_coco_results
+from detector.models.detector import ScoringRow
 from detector.models.retinanet import RetinaNet
 from detector.optim import build_optimizer
-from detector.rescoring.kept_pairs import ScoringRow, survivors
-from detector.rescoring.oracle import oracle_detections, truth_boxes
-from detector.rescoring.store import CandidateStore, CandidateWriter, publish_store
-from runyard.scoring.inference import detect, forward_passes, to_table
-from runyard.scoring.rescore import (
-    score_one,
-    score_store,
-    store_identity,
-    write_candidates,
-)
+from detector.predictor import Predictor
+from detector.rescoring.columns import ImageRows
+from detector.rescoring.oracle import with_truth
+from detector.rescoring.store import CandidateStore, PartWriter, next_part, publish_part
+from runyard.runs.folder import RunFolder
+from runyard.scoring import inference
+from runyard.scoring.inference import detect, keep_candidates, store_identity, to_table, write_candidates
+from runyard.scoring.rescore import score_one, score_store
 from runyard.spec import ExperimentSpec
 from runyard.training.local import LocalContext
 
@@ -55,11 +54,22 @@ class Trained:
     def model(self):
         model = RetinaNet(self.spec.model, len(self.dataset().categories))
         load_checkpoint(self.checkpoint, model)
-        return model.to(memory_format=torch.channels_last)
+        return model
+
+    def predictor(self):
+        return Predictor(self.model(), CPU.device)
 
     @functools.cache  # noqa: B019
     def direct(self, scoring):
-        return detect(self.model(), self.dataset(), self.spec.data, scoring, CPU, batch_size=4)
+        return detect(self.predictor(), self.dataset(), self.spec.data, scoring, CPU, batch_size=4)
+
+    def write(self, store, rows, checkpoint=None):
+        checkpoint = checkpoint or self.checkpoint
+        return write_candidates(self.spec, self.predictor, checkpoint, self.dataset(), store, rows, CPU)
+
+    def batches(self, rank=0, world_size=1):
+        loader = make_eval_loader(self.dataset(), self.spec.data, batch_size=4, rank=rank, world_size=world_size)
+        return [with_truth(batch, self.dataset()) for batch in loader]
 
     def scored(self, scoring, **kinds):
         return score_store(CandidateStore.open(self.store), self.dataset(), scoring, **kinds)
@@ -94,7 +104,7 @@ def trained(tmp_path_factory):
     dataset = open_dataset(shapes, "train")
     torch.manual_seed(0)
     model = RetinaNet(spec.model, len(dataset.categories)).to(memory_format=torch.channels_last).train()
-    engine = TrainingEngine(model, build_optimizer(model, spec.optim), spec.loss, spec.optim)
+    engine = TrainingEngine(model, build_optimizer(model, spec.optim), spec.optim)
     loader = make_train_loader(dataset, spec.data, seed=0, start_epoch=0, start_step=0, epochs=4, batch_size=8)
     for batch in loader:
         engine.step([batch], 2e-3)
@@ -104,8 +114,9 @@ def trained(tmp_path_factory):
         for confidence, alpha in [("none", 0.5), *(("alpha", tenths / 10) for tenths in range(10, -1, -1))]
     )
     rows = (*rows, ScoringRow(spec.scoring, oracle=True))
-    write_candidates(spec, checkpoint, folder / "val.npz", folder / "store", rows, CPU)
-    return Trained(spec, checkpoint, folder / "val.npz", folder / "store", rows)
+    made = Trained(spec, checkpoint, folder / "val.npz", folder / "store", rows)
+    made.write(folder / "store", rows)
+    return made
 
 
 def assert_same(first, second):
@@ -126,15 +137,12 @@ def test_every_row_equals_direct_inference_to_the_bit(trained):
 def test_the_oracle_equals_direct_inference_with_the_true_iou(trained):
     dataset = trained.dataset()
     tables = []
-    for batch in forward_passes(trained.model(), dataset, trained.spec.data, CPU, batch_size=4):
-        truth = [truth_boxes(dataset, *image) for image in zip(batch.images, batch.sizes, strict=True)]
-        inputs = (batch.outputs, batch.anchors, batch.anchor_valid, batch.image_sizes)
-        per_image = oracle_detections(*inputs, trained.spec.scoring, truth)
-        for image, size, found in zip(batch.images, batch.sizes, per_image, strict=True):
+    for batch in trained.batches():
+        (per_image,) = trained.predictor()(batch, [ScoringRow(trained.spec.scoring, oracle=True)])
+        for image, size, found in zip(batch.image_index.tolist(), batch.sizes.tolist(), per_image, strict=True):
             height, width = dataset.image_sizes[image].tolist()
-            boxes = to_original_frame(found.boxes, size, (height, width))
-            index = np.full(len(boxes), image)
-            tables.append(to_table(index, boxes, found.labels, found.scores, found.class_scores, found.ious))
+            boxes = to_original_frame(found.boxes, tuple(size), (height, width))
+            tables.append(to_table(np.full(len(boxes), image), boxes, found))
     oracle = trained.scored(trained.spec.scoring, oracle=True)
     assert_same(oracle, DetectionTable.concatenate(tables))
     ap = [coco_average_precision(dataset, t).summary["AP"] for t in (trained.scored(trained.spec.scoring), oracle)]
@@ -185,18 +193,17 @@ def test_stricter_scorings_are_exact_too(trained):
 
 def test_shards_of_several_workers_give_the_same(trained, tmp_path):
     dataset = trained.dataset()
-    header = CandidateStore.open(trained.store).header
+    (header,) = (part.header for part in CandidateStore.open(trained.store).parts)
+    part = next_part(tmp_path / "store")
     for rank in range(3):
-        context = LocalContext(use_gpu=False)
-        context.rank, context.world_size = rank, 3
-        with CandidateWriter(tmp_path / "store", header, rank=rank, world_size=3) as writer:
-            for batch in forward_passes(trained.model(), dataset, trained.spec.data, context, batch_size=4):
-                truth = [truth_boxes(dataset, *image) for image in zip(batch.images, batch.sizes, strict=True)]
-                inputs = (batch.outputs, batch.anchors, batch.anchor_valid, batch.image_sizes)
-                found = survivors(*inputs, trained.rows, truth)
-                for image, size, of_image in zip(batch.images, batch.sizes, found, strict=True):
-                    writer.add(image, size, of_image)
-    publish_store(tmp_path / "store", 3)
+        with PartWriter(part, header, rank=rank, world_size=3) as writer:
+            for batch in trained.batches(rank, 3):
+                found = trained.predictor()(batch, trained.rows)
+                for place, (image, size) in enumerate(
+                    zip(batch.image_index.tolist(), batch.sizes.tolist(), strict=True)
+                ):
+                    writer.add(ImageRows(image, tuple(size), [of_row[place] for of_row in found]))
+    publish_part(part, 3)
     for row in trained.rows:
         table = score_store(CandidateStore.open(tmp_path / "store"), dataset, row.scoring, oracle=row.oracle)
         assert_same(table, trained.scored(row.scoring, oracle=row.oracle))
@@ -208,10 +215,10 @@ def test_the_baseline_has_a_row_and_an_oracle(trained, tmp_path):
     torch.nn.init.normal_(model.heads.cls_logits.weight, std=0.5)
     checkpoint = save_checkpoint(tmp_path / "checkpoint", model, None, {})
     rows = (ScoringRow(spec.scoring), ScoringRow(spec.scoring, oracle=True))
-    write_candidates(spec, checkpoint, trained.dataset_path, tmp_path / "store", rows, CPU)
+    predictor = Predictor(model, CPU.device)
+    write_candidates(spec, lambda: predictor, checkpoint, trained.dataset(), tmp_path / "store", rows, CPU)
     store = CandidateStore.open(tmp_path / "store")
-    model = model.to(memory_format=torch.channels_last)
-    direct = detect(model, trained.dataset(), spec.data, spec.scoring, CPU, batch_size=4)
+    direct = detect(predictor, trained.dataset(), spec.data, spec.scoring, CPU, batch_size=4)
     assert_same(score_store(store, trained.dataset(), spec.scoring), direct)
     assert np.isnan(direct.ious).all()
     assert len(score_store(store, trained.dataset(), spec.scoring, oracle=True)) > 0
@@ -224,7 +231,7 @@ def test_what_is_not_declared_is_refused(trained, tmp_path):
     for scoring in (ScoringConfig(alpha=0.45, top_k=300), ScoringConfig(alpha=0.5, top_k=1000)):
         with pytest.raises(ConfigError, match="not complete for alpha"):
             score_one(trained.store, trained.dataset_path, scoring, tmp_path / "row")
-    with pytest.raises(ConfigError, match=r"scoring\.alpha: must be a number from 0 to 1"):
+    with pytest.raises(ConfigError, match=r"scoring\.alpha: expected a number from 0 to 1"):
         score_one(trained.store, trained.dataset_path, ScoringConfig(alpha=1.1), tmp_path / "row")
     assert not (tmp_path / "row").exists()
 
@@ -238,7 +245,7 @@ def test_a_store_of_something_else_is_refused(trained, tmp_path):
         ({"checkpoint": "0" * 64}, CheckpointError),
         ({"long_side_px": 500}, ConfigError),
     ):
-        with pytest.raises(error, match="Delete the store"):
+        with pytest.raises(error, match="Delete it"):
             score_one(
                 trained.store, trained.dataset_path, scoring, tmp_path / "row", expect=replace(identity, **change)
             )
@@ -249,33 +256,68 @@ def test_a_store_of_something_else_is_refused(trained, tmp_path):
     assert not (tmp_path / "row").exists()
 
 
-def test_a_whole_store_is_left_alone_and_any_other_replaced(trained, tmp_path):
-    def write(rows):
-        write_candidates(trained.spec, trained.checkpoint, trained.dataset_path, tmp_path / "store", rows, CPU)
-        (shard,) = (tmp_path / "store").iterdir()
-        return shard, shard.stat().st_ino
+def test_a_whole_store_is_left_alone_and_a_damaged_part_replaced(trained, tmp_path):
+    folder = tmp_path / "store"
 
-    shard, first = write(trained.rows[:3])
-    assert write(trained.rows[1:3])[1] == first
-    _, grown = write(trained.rows[2:4])
-    assert grown != first
-    assert CandidateStore.open(tmp_path / "store").header.rows == trained.rows[:4]
+    def files():
+        return {path: path.stat().st_ino for path in folder.rglob("*.parquet")}
+
+    assert trained.write(folder, trained.rows[:3])
+    first = files()
+    assert not trained.write(folder, trained.rows[1:3])
+    assert files() == first
+    assert trained.write(folder, trained.rows[2:4])
+    assert first.items() < files().items()
+    assert CandidateStore.open(folder).rows == trained.rows[:4]
+    (shard,) = first
     shard.write_bytes(shard.read_bytes()[:5000])
     with pytest.raises(CandidateStoreError, match="cut off"):
-        score_one(tmp_path / "store", trained.dataset_path, trained.rows[0].scoring, tmp_path / "row")
-    write(trained.rows[:4])
+        score_one(folder, trained.dataset_path, trained.rows[0].scoring, tmp_path / "row")
+    trained.write(folder, trained.rows[:4])
+    assert not shard.exists()
+    for row in trained.rows[:4]:
+        store = CandidateStore.open(folder)
+        assert_same(score_store(store, trained.dataset(), row.scoring), trained.scored(row.scoring))
+
+
+def test_a_part_of_other_weights_is_replaced(trained, tmp_path):
+    model = trained.model()
+    torch.nn.init.constant_(model.heads.cls_logits.bias, 0.1)
+    other = save_checkpoint(tmp_path / "other", model, None, {})
+    trained.write(tmp_path / "store", trained.rows[:1], other)
+    (before,) = (tmp_path / "store").iterdir()
+    trained.write(tmp_path / "store", trained.rows[:1])
+    (after,) = (tmp_path / "store").iterdir()
+    assert after.name != before.name
     store = CandidateStore.open(tmp_path / "store")
-    assert_same(score_store(store, trained.dataset(), trained.rows[3].scoring), trained.scored(trained.rows[3].scoring))
+    assert_same(score_store(store, trained.dataset(), trained.rows[0].scoring), trained.direct(trained.rows[0].scoring))
+
+
+def test_more_rows_than_a_part_holds_are_several_parts(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "MAX_ROWS", 2)
+    trained.write(tmp_path / "store", trained.rows[:5])
+    assert [len(part.header.rows) for part in CandidateStore.open(tmp_path / "store").parts] == [2, 2, 1]
 
 
 def test_a_damaged_checkpoint_leaves_the_store(trained, tmp_path):
-    checkpoint = save_checkpoint(tmp_path / "checkpoint", trained.model(), None, {})
+    folder = RunFolder(tmp_path)
+    checkpoint = save_checkpoint(folder.checkpoint(1), trained.model(), None, {})
+    save_dataset(trained.dataset(), folder.val_data(trained.spec.validation_hash))
     tensors = checkpoint / "tensors.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-1])
-    store = tmp_path / "store"
     with pytest.raises(CheckpointError):
-        write_candidates(trained.spec, checkpoint, trained.dataset_path, store, trained.rows, CPU)
-    assert not store.exists()
+        keep_candidates(trained.spec, folder, trained.rows, CPU)
+    assert not folder.candidates(trained.spec.validation_hash).exists()
+
+
+def test_candidates_of_a_finished_run_are_those_of_its_newest_checkpoint(trained, tmp_path):
+    folder = RunFolder(tmp_path)
+    save_checkpoint(folder.checkpoint(2), trained.model(), None, {})
+    save_dataset(trained.dataset(), folder.val_data(trained.spec.validation_hash))
+    keep_candidates(trained.spec, folder, trained.rows[:2], CPU)
+    store = CandidateStore.open(folder.candidates(trained.spec.validation_hash))
+    for row in trained.rows[:2]:
+        assert_same(score_store(store, trained.dataset(), row.scoring), trained.scored(row.scoring))
 
 
 # --- beyond the table -------------------------------------------------------------------------------------------------

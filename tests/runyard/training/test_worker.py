@@ -1,20 +1,31 @@
 """The training loop in one plain process: what it logs, keeps and returns."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from detector.checkpoint import read_metadata
+from detector.data.cache import load_dataset
+from detector.errors import CandidateStoreError
+from detector.evaluation.metrics import score_detections
+from detector.evaluation.results import read_coco_results
+from detector.models.detector import ScoringRow
 from detector.optim import learning_rate_at
+from detector.predictor import Predictor
+from detector.rescoring.store import CandidateStore
 from runyard.failures import TrainingStoppedError
 from runyard.runs.folder import RunFolder
 from runyard.runs.prepare import prepare
+from runyard.scoring.inference import store_identity
+from runyard.scoring.rescore import score_store
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import effective_metrics, read
-from runyard.training.local import launch
+from runyard.training.local import LocalContext, launch
 from runyard.training.stopping import request_stop
 from runyard.training.worker import train
 
@@ -78,6 +89,82 @@ def test_a_trained_run_is_only_evaluated_again(
     assert curves(folder) == before
 
 
+def test_the_numbers_are_those_of_the_store(spec: ExperimentSpec, trained: tuple[RunFolder, dict[str, float]]) -> None:
+    folder, metrics = trained
+    dataset = load_dataset(folder.val_data(spec.validation_hash))
+    identity = store_identity(spec, folder.checkpoints()[0], dataset)
+    store = CandidateStore.open(folder.candidates(spec.validation_hash), identity)
+    assert store.rows == (ScoringRow(spec.scoring),)
+    table = score_store(store, dataset, spec.scoring)
+    timed = {"val/images_per_s": metrics["val/images_per_s"]}
+    assert score_detections(dataset, table, spec.protocol) | timed == metrics
+    exported = read_coco_results(folder.evaluation(spec.scoring_hash).detections, dataset)
+    assert exported.scores.tolist() == table.scores.tolist()
+
+
+def test_rows_are_kept_beside_the_specs_own_and_nothing_is_done_twice(
+    spec: ExperimentSpec, trained: tuple[RunFolder, dict[str, float]], tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "copy")
+    shutil.copytree(trained[0].root, folder.root)
+    context = LocalContext(use_gpu=False)
+    candidates = folder.candidates(spec.validation_hash)
+
+    def files() -> dict[Path, int]:
+        return {
+            path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if path.suffix in (".parquet", ".json")
+        }
+
+    before, records = files(), len(list(read(folder.journal)))
+    rows = [ScoringRow(replace(spec.scoring, alpha=alpha)) for alpha in (0.1, 0.9)]
+    assert train(spec, folder, context, rows) == json.loads(folder.evaluation(spec.scoring_hash).metrics.read_text())
+    (added,) = set(files()) - set(before)
+    assert before.items() < files().items()
+    assert added.is_relative_to(candidates)
+    assert CandidateStore.open(candidates).missing([*rows, ScoringRow(spec.scoring)]) == ()
+    kinds = [record.kind for record in read(folder.journal)][records:]
+    assert "metrics" not in kinds
+
+    after = files()
+    train(spec, folder, context, rows)
+    assert files() == after
+
+
+def test_an_evaluation_that_was_lost_comes_from_the_store_without_the_network(
+    spec: ExperimentSpec, trained: tuple[RunFolder, dict[str, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "copy")
+    shutil.copytree(trained[0].root, folder.root)
+    folder.evaluation(spec.scoring_hash).metrics.unlink()
+
+    def used(*arguments: object) -> None:
+        raise AssertionError("the network was run")
+
+    monkeypatch.setattr(Predictor, "__call__", used)
+    metrics = train(spec, folder, LocalContext(use_gpu=False))
+    assert metrics == {name: value for name, value in trained[1].items() if name != "val/images_per_s"}
+    assert folder.evaluation(spec.scoring_hash).metrics.exists()
+
+
+def test_a_part_that_turns_out_damaged_is_written_anew_by_the_next_attempt(
+    spec: ExperimentSpec, trained: tuple[RunFolder, dict[str, float]], tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "copy")
+    shutil.copytree(trained[0].root, folder.root)
+    folder.evaluation(spec.scoring_hash).metrics.unlink()
+    (shard,) = folder.root.rglob("shard-*.parquet")
+    # A page of the scores: the file opens, and its images are there.
+    content = bytearray(shard.read_bytes())
+    place = pq.ParquetFile(shard).metadata.row_group(0).column(pq.ParquetFile(shard).metadata.num_columns - 1)
+    content[place.data_page_offset + 60] ^= 255
+    shard.write_bytes(content)
+    with pytest.raises(CandidateStoreError, match="cannot be read"):
+        train(spec, folder, LocalContext(use_gpu=False))
+    assert train(spec, folder, LocalContext(use_gpu=False)) == pytest.approx(
+        {**trained[1], "val/images_per_s": pytest.approx(0, abs=1e9)}
+    )
+
+
 def test_N7_the_same_seed_gives_the_same_curve_whatever_loads_the_images(
     spec: ExperimentSpec, trained: tuple[RunFolder, dict[str, float]]
 ) -> None:
@@ -123,6 +210,10 @@ def test_a_stop_request_before_the_start_ends_training_after_its_first_step_and_
     launch(prepared.spec, prepared.folder)
     assert curves(prepared.folder) == curves(trained[0])
 
+    # Nothing is left to evaluate, until the results are lost.
     request_stop(prepared.folder)
+    assert launch(prepared.spec, prepared.folder) is not None
+    shutil.rmtree(prepared.folder.candidates(spec.validation_hash))
     with pytest.raises(TrainingStoppedError, match="while evaluating"):
         launch(prepared.spec, prepared.folder)
+    assert not list(prepared.folder.candidates(spec.validation_hash).glob("part-*"))
