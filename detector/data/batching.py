@@ -15,7 +15,7 @@ from detector.data.transforms import Sample
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What one forward pass takes, and its place in the run."""
+    """Input of one forward pass, and its place in the run."""
 
     images: Tensor
     """(B, 3, H, W) uint8 RGB, 0 in the padding."""

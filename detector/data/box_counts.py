@@ -1,4 +1,4 @@
-"""How many ground-truth boxes have no area or do not lie within their image. K boxes."""
+"""Counts of ground-truth boxes without area and of those not within their image. K boxes."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ class BoxCounts:
     """Counts that do not overlap."""
 
     zero_size: int
-    """Of width or height 0."""
+    """Boxes of width or height 0."""
     outside: int
     """With area, but none of it within the image."""
     partly_outside: int

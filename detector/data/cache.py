@@ -1,6 +1,6 @@
 """A `Dataset` in one file, so that annotations are parsed once and every worker loads columns.
 
-The file is a NumPy archive without pickles; what is no array is JSON text within it.
+The file is a NumPy archive without pickles; everything else is JSON text within it.
 """
 
 import io
@@ -21,7 +21,7 @@ _VERSION = 2
 
 
 def save_dataset(dataset: Dataset, path: Path) -> None:
-    """Writes the data set to `path`, whole or not at all; an earlier file is replaced. OSErrors are passed on."""
+    """Write the data set to `path`, whole or not at all; an earlier file is replaced. OSErrors are passed on."""
     text = {
         "version": _VERSION,
         "name": dataset.name,
@@ -40,7 +40,7 @@ def save_dataset(dataset: Dataset, path: Path) -> None:
 
 
 def load_dataset(path: Path) -> Dataset:
-    """What `save_dataset` wrote; DatasetError where the file is missing, damaged or something else."""
+    """The data set that `save_dataset` wrote; DatasetError where the file is missing, damaged or something else."""
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Which classes a data set has, in label order: stated by the user, or found in the training split.
+"""Class list of a data set in label order: stated by the user, or found in the training split.
 
 Training and validation must agree on it, while their files may number the same classes differently, list classes
-without a box, or (Roboflow's exports) a super-category that is no class at all.
+without a box, or (Roboflow's exports) a super-category that is not a class.
 """
 
 import difflib
@@ -9,7 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
-from detector.data.invalid_entries import first_offenders
+from detector.data.invalid_entries import first_ten
 from detector.data.parsed_split import ParsedSplit, to_dataset
 from detector.data.samples import Dataset
 from detector.errors import DatasetError
@@ -56,7 +56,7 @@ def later_split(
         _check_validation_classes(split, classes, trained_on)
     absent = [name for name in classes if name not in category_index_of]
     if absent:
-        logger.warning("%s has nothing of these classes: %s", split.name, first_offenders(absent))
+        logger.warning("%s has nothing of these classes: %s", split.name, first_ten(absent))
     return to_dataset(split, classes, category_index_of)
 
 
@@ -69,7 +69,7 @@ def _own_classes(split: ParsedSplit) -> tuple[str, ...]:
     if unused:
         names = ", ".join(repr(split.categories[position].name) for position in sorted(unused))
         logger.info(
-            "%s: no class, as it has no boxes and other classes call it their supercategory: %s", split.name, names
+            "%s: not a class, as it has no boxes and other classes call it their supercategory: %s", split.name, names
         )
     kept = tuple(category.name for position, category in enumerate(split.categories) if position not in unused)
     if not kept:
@@ -104,7 +104,7 @@ def _category_index_of(split: ParsedSplit) -> dict[str, int]:
             duplicates.append(category.name)
     if duplicates:
         raise DatasetError(
-            f"{len(duplicates)} class names are used by several categories: {first_offenders(duplicates)}",
+            f"{len(duplicates)} class names are used by several categories: {first_ten(duplicates)}",
             file=split.source,
             field="categories",
             remedy="Give each category a name of its own",
@@ -134,7 +134,7 @@ def _check_validation_classes(val: ParsedSplit, classes: Sequence[str], trained_
         if count and category.name not in classes
     ]
     if unknown:
-        listed = first_offenders(unknown, lambda entry: f"{entry[0]!r} ({entry[1]} boxes)")
+        listed = first_ten(unknown, lambda entry: f"{entry[0]!r} ({entry[1]} boxes)")
         raise DatasetError(
             f"has boxes of classes that {trained_on} has none of: {listed}",
             file=val.source,

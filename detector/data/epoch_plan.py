@@ -1,4 +1,4 @@
-"""Which images form which batch: the exact plan of every training epoch and of an evaluation, without reading an image.
+"""Plan of batches: the images of every training epoch and of an evaluation, in order, without reading one.
 
 n training images, of which every epoch shows each exactly once over all workers. The global batches of an epoch follow
 from (seed, epoch, batch size) alone, so a position (epoch, step) is all there is to save, and going on from it reads

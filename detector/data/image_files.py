@@ -1,10 +1,10 @@
-"""Which image files a folder holds, and that names from an annotation file cannot lead out of it."""
+"""Image files of a folder, found in one listing; names from an annotation file cannot lead out of it."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from detector.data.invalid_entries import first_offenders
+from detector.data.invalid_entries import first_ten
 from detector.errors import DatasetError
 
 
@@ -42,8 +42,7 @@ def find_images(folder: Path, names: Sequence[str], source: Path) -> list[Path]:
     outside = [name for name in names if not _stays_inside(name)]
     if outside:
         raise DatasetError(
-            f"{len(outside)} file names are empty, absolute or lead out of the images folder: "
-            f"{first_offenders(outside)}",
+            f"{len(outside)} file names are empty, absolute or lead out of the images folder: {first_ten(outside)}",
             file=source,
             field="file_name",
             remedy="Write them relative to the images folder",
@@ -60,7 +59,7 @@ def find_images(folder: Path, names: Sequence[str], source: Path) -> list[Path]:
     missing = [name for name, (parent, file) in zip(names, places, strict=True) if file not in present[parent]]
     if missing:
         raise DatasetError(
-            f"{len(missing)} of the {len(names)} images named in {source} are missing: {first_offenders(missing)}",
+            f"{len(missing)} of the {len(names)} images named in {source} are missing: {first_ten(missing)}",
             file=folder,
             remedy="Name the folder that holds them, or remove their entries",
         )

@@ -1,4 +1,4 @@
-"""What an image file says about itself before a pixel is decoded: format, size, orientation.
+"""Header of an image file, read before a pixel is decoded: format, size, orientation.
 
 Only JPEG and PNG are opened, whatever the file is called, and only up to `MAX_PIXELS`: a decompression bomb is refused
 here, for the price of its header.
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from detector.data.invalid_entries import first_offenders
+from detector.data.invalid_entries import first_ten
 from detector.errors import DatasetError
 
 MAX_PIXELS = 100_000_000
@@ -49,7 +49,7 @@ def _open_header(file: BinaryIO, path: Path) -> Image.Image:
         raise _too_large(path) from error
     except Image.UnidentifiedImageError as error:
         empty = os.fstat(file.fileno()).st_size == 0
-        problem = "is an empty file" if empty else "is no JPEG or PNG image, or its header is damaged"
+        problem = "is an empty file" if empty else "is not a JPEG or PNG image, or its header is damaged"
         raise DatasetError(problem, file=path, remedy="Convert or replace it") from error
     except Exception as error:
         # Pillow's parsers raise what they happen to meet in a hostile header: SyntaxError, struct.error, ValueError...
@@ -60,7 +60,7 @@ def _open_header(file: BinaryIO, path: Path) -> Image.Image:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) to 8; 1 where there is none or it cannot be read."""
+    """The EXIF orientation, 1 (upright) to 8; 1 without one or where it cannot be read."""
     exif = Image.Exif()
     try:
         exif.load(image.info.get("exif", b""))
@@ -79,7 +79,7 @@ def upright_size(image: Image.Image, orientation: int) -> tuple[int, int]:
 def read_size(path: Path) -> tuple[int, int]:
     """(height, width) in pixels of the upright picture, read from the header alone.
 
-    Raises DatasetError for files that are missing, no JPEG or PNG, damaged, or too large.
+    Raises DatasetError for files that are missing, not JPEG or PNG, damaged, or too large.
     """
     with open_image(path) as image:
         return upright_size(image, orientation_of(image))
@@ -104,7 +104,7 @@ def read_sizes(paths: Sequence[Path]) -> NDArray[np.int64]:
         raise errors[0]
     if errors:
         raise DatasetError(
-            f"the sizes of {len(errors)} images cannot be read: {first_offenders(errors, str)}",
+            f"the sizes of {len(errors)} images cannot be read: {first_ten(errors, str)}",
             remedy="Replace these files, or remove their entries",
         )
     return np.array(results, dtype=np.int64).reshape(-1, 2)

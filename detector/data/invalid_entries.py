@@ -6,7 +6,7 @@ from typing import TypeVar
 
 SHOWN = 10
 
-Offender = TypeVar("Offender")
+Entry = TypeVar("Entry")
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 80
@@ -20,7 +20,7 @@ def short_repr(value: object) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
-def first_offenders(offenders: Sequence[Offender], describe: Callable[[Offender], str] = short_repr) -> str:
-    """The first ten offenders described, and how many more there are: 'a; b; and 7 more'. Empty for none."""
-    shown = "; ".join(describe(offender) for offender in offenders[:SHOWN])
-    return f"{shown}; and {len(offenders) - SHOWN} more" if len(offenders) > SHOWN else shown
+def first_ten(entries: Sequence[Entry], describe: Callable[[Entry], str] = short_repr) -> str:
+    """Description of the first ten entries, and the number of the others: 'a; b; and 7 more'. Empty for none."""
+    shown = "; ".join(describe(entry) for entry in entries[:SHOWN])
+    return f"{shown}; and {len(entries) - SHOWN} more" if len(entries) > SHOWN else shown

@@ -1,4 +1,4 @@
-"""Columns of numbers out of a list of JSON objects: one pass over the good case, the offenders named in the bad one.
+"""Columns of numbers out of a list of JSON objects: one pass over valid lists; invalid entries are named.
 
 K rows. Python's types are checked before numpy sees the values, for numpy would take "12", true and null in silence.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.data.invalid_entries import first_offenders, short_repr
+from detector.data.invalid_entries import first_ten, short_repr
 from detector.data.samples import LARGEST_COORDINATE_PX
 from detector.errors import DatasetError
 
@@ -29,7 +29,7 @@ class Rows:
     rows: list[dict[str, Any]]
 
     @classmethod
-    def of(cls, file: Path, content: dict[str, Any], list_name: str) -> "Rows":
+    def from_list(cls, file: Path, content: dict[str, Any], list_name: str) -> "Rows":
         """The list of that name; DatasetError where it is missing or holds anything but objects."""
         if list_name not in content:
             raise DatasetError(
@@ -42,9 +42,9 @@ class Rows:
         if not isinstance(rows, list):
             raise DatasetError("must be a list", file=file, field=list_name, value=type(rows).__name__)
         if not set(map(type, rows)) <= {dict}:
-            strangers = [index for index, row in enumerate(rows) if type(row) is not dict]
+            invalid = [index for index, row in enumerate(rows) if type(row) is not dict]
             raise DatasetError(
-                f"{len(strangers)} entries are no objects: {first_offenders(strangers, lambda i: f'number {i}')}",
+                f"{len(invalid)} entries are not objects: {first_ten(invalid, lambda i: f'number {i}')}",
                 file=file,
                 field=list_name,
             )
@@ -146,14 +146,14 @@ class Rows:
         repeated = values[counts > 1].tolist()
         if repeated:
             raise DatasetError(
-                f"{len(repeated)} values are used more than once: {first_offenders(repeated)}",
+                f"{len(repeated)} values are used more than once: {first_ten(repeated)}",
                 file=self.file,
                 field=f"{self.list_name}.{key}",
                 remedy="Each must be used once",
             )
 
     def error(
-        self, problem: str, offenders: Sequence[int], key: str, *, show: str | None = "value", remedy: str | None = None
+        self, problem: str, invalid: Sequence[int], key: str, *, show: str | None = "value", remedy: str | None = None
     ) -> DatasetError:
         """An error about the rows at these positions; `show=None` leaves their values out."""
 
@@ -163,7 +163,7 @@ class Rows:
             return f"{name} ({short_repr(row.get(key))})" if show else name
 
         return DatasetError(
-            f"{len(offenders)} of {len(self.rows)} {problem}: {first_offenders(offenders, describe)}",
+            f"{len(invalid)} of {len(self.rows)} {problem}: {first_ten(invalid, describe)}",
             file=self.file,
             field=f"{self.list_name}.{key}",
             remedy=remedy,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from detector.data.invalid_entries import first_offenders, short_repr
+from detector.data.invalid_entries import first_ten, short_repr
 from detector.errors import DatasetError
 
 MAX_BYTES = 4 * 2**30
@@ -38,7 +38,7 @@ def describe_repeated(repeated_keys: "Counter[str]", file: Path) -> list[str]:
     """One sentence where keys occur twice in an object of a file; empty for none."""
     if not repeated_keys:
         return []
-    named = first_offenders(repeated_keys.most_common(), lambda item: f"{short_repr(item[0])} in {item[1]:,} objects")
+    named = first_ten(repeated_keys.most_common(), lambda item: f"{short_repr(item[0])} in {item[1]:,} objects")
     return [f"{file.name} has a key twice in one object, and the last value counts: {named}"]
 
 

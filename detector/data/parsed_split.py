@@ -1,4 +1,4 @@
-"""What an annotation file says, checked but before the class list is settled; and its way into a `Dataset`.
+"""Content of an annotation file, checked but without a class list, and its conversion to a `Dataset`.
 
 The class list of a data set belongs to all its splits, so it cannot be decided while one file is read.
 N images, K annotations.
@@ -39,7 +39,7 @@ class ParsedSplit:
     categories: tuple[SourceCategory, ...]
     """In the order of their ids, so that labels follow it."""
     lists_unused_classes: bool
-    """Whether a class without objects is among `categories` too (COCO), or only names that were seen (VOC)."""
+    """True if classes without objects are among `categories` (COCO); False for formats that name seen ones (VOC)."""
     image_paths: Sequence[Path]
     image_ids: Sequence[int | str]
     image_sizes: NDArray[np.int64]
@@ -59,7 +59,7 @@ class ParsedSplit:
     """Doubts about the file, one sentence each."""
 
     def boxes_per_category(self) -> NDArray[np.int64]:
-        """How many annotations each of `categories` has."""
+        """(C,) number of annotations of each of `categories`."""
         return np.bincount(self.category_index, minlength=len(self.categories))
 
 
@@ -79,6 +79,14 @@ def to_dataset(split: ParsedSplit, classes: Sequence[str], category_index_of: di
     _log_dropped(split, labels < 0)
     rows = kept[np.argsort(split.image_index[kept], kind="stable")]
     per_image = np.bincount(split.image_index[rows], minlength=len(split.image_ids))
+    marked = 0 if split.has_ignore_mark is None else int(split.has_ignore_mark.sum())
+    if marked:
+        logger.warning(
+            "%s: %d annotations are marked 'ignore' or 'difficult', which COCO's format does not define: they are "
+            "trained on and count like all others; 'iscrowd' would exempt them",
+            split.name,
+            marked,
+        )
     for note in split.notes:
         logger.warning("%s: %s", split.name, note)
     sizes = split.image_sizes[split.image_index[rows]]

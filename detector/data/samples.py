@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from detector.data.box_geometry import clip_corners, corners_from_xywh, has_trainable_sides
 
 LARGEST_COORDINATE_PX = 1e9
-"""Of a ground-truth box, and its longest side: what is beyond is a slip, and areas and sums must stay finite."""
+"""Limit of a ground-truth box's coordinates and sides: larger ones are slips, and areas must stay finite."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Dataset:
     """
 
     name: str
-    """What it is, for titles and tags: 'coco2017/val2017'."""
+    """Title: 'coco2017/val2017'."""
     categories: tuple[Category, ...]
     image_paths: tuple[Path, ...]
     """N absolute paths."""

@@ -24,7 +24,7 @@ from detector.errors import ConfigError, DatasetError
 from detector.files import write_json
 
 VERSION = 3
-"""Of the pictures: raised with every change that alters them."""
+"""Version of the pictures: raised with every change that alters them."""
 CLASSES = ("ellipse", "rectangle", "triangle", "star", "ring", "cross")
 SUPERSAMPLING = 3
 """S: shapes are drawn S times larger and averaged down, for smooth edges and boxes exact to 1/S px."""
@@ -317,7 +317,7 @@ def _blurred(alpha: Floats, radius: float) -> Floats:
 def _annotation(scene: _Scene, shape: int) -> dict[str, object]:
     """The visible part's box (in px, to 1/S) and area."""
     visible = scene.owner == shape
-    # Opening by 3 x 3 samples (1 px): a thinner sliver beside an occluder cannot be made out, and must not stretch the
+    # Opening by 3 x 3 samples (1 px): a thinner sliver next to an occluder cannot be made out, and must not stretch the
     # box. In tiny pictures a whole ring may be thinner.
     core = _over_three(_over_three(visible, np.logical_and), np.logical_or)
     core = core if core.any() else visible

@@ -129,7 +129,7 @@ def image_draws(num_images: int, resamples: int, seed: int) -> NDArray[np.int64]
 
 
 def _interval(differences: NDArray[np.float64]) -> Interval:
-    """Of (1 + B,), the first of which is that of all images."""
+    """Interval of (1 + B,) differences, the first of which is that of all images."""
     if np.isnan(differences[0]):
         return Interval(None, None, None)
     low, high = np.percentile(differences[1:][~np.isnan(differences[1:])], [2.5, 97.5])

@@ -34,7 +34,7 @@ _AREA_RANGES = [[0.0, 1e10], [0.0, 32.0**2], [32.0**2, 96.0**2], [96.0**2, 1e10]
 
 @dataclass(frozen=True, eq=False)
 class CocoMetrics:
-    """AP and AR as fractions from 0 to 1; None (scalars) and NaN (arrays) where there is no ground truth.
+    """AP and AR as fractions from 0 to 1; None (scalars) and NaN (arrays) without ground truth.
 
     What is not available is left out of every average.
     """
@@ -44,9 +44,9 @@ class CocoMetrics:
     class_ap: NDArray[np.float64]
     """(T, C) at each IoU threshold, all areas, largest limit."""
     precision: NDArray[np.float64]
-    """(T, R, C, A, M) interpolated precision, -1 where there is no ground truth: pycocotools' tensor."""
+    """(T, R, C, A, M) interpolated precision, -1 without ground truth: pycocotools' tensor."""
     recall: NDArray[np.float64]
-    """(T, C, A, M) final recall, -1 where there is no ground truth."""
+    """(T, C, A, M) final recall, -1 without ground truth."""
     limits: tuple[int, ...]
     """M ascending limits on the detections of one image and class."""
 
@@ -72,7 +72,7 @@ def coco_average_precision(
     """
     limits = tuple(sorted({min(limit, max_detections) for limit in (1, 10, max_detections)}))
     evaluate = {"hotcoco": _evaluate_hotcoco, "pycocotools": _evaluate_pycocotools}[backend]
-    precision, recall = evaluate(_Columns.of(dataset, table), limits)
+    precision, recall = evaluate(_Columns.number(dataset, table), limits)
     class_ap = _missing_to_nan(precision[:, :, :, 0, -1]).mean(axis=1)
     summary: dict[str, float | None] = {"AP": _mean(precision[:, :, :, 0, -1])}
     for index, threshold in enumerate(IOU_THRESHOLDS):
@@ -111,7 +111,7 @@ class _Columns:
     score: NDArray[np.float64]
 
     @classmethod
-    def of(cls, dataset: Dataset, table: DetectionTable) -> "_Columns":
+    def number(cls, dataset: Dataset, table: DetectionTable) -> "_Columns":
         ranks = image_ranks(dataset)
         sizes = np.empty_like(dataset.image_sizes)
         sizes[ranks] = dataset.image_sizes

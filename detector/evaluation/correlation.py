@@ -1,4 +1,4 @@
-"""How well a confidence tells the localisation: the paper's central claim as two correlation coefficients.
+"""Correlation of a confidence with the localisation: the paper's central claim as two coefficients.
 
 D detections.
 """
@@ -23,7 +23,7 @@ class Correlation:
 
 
 def true_ious(dataset: Dataset, table: DetectionTable) -> NDArray[np.float64]:
-    """(D,) IoU of each detection with the best ground truth of its image, of whatever class; 0 where there is none.
+    """(D,) IoU of each detection with the best ground truth of its image, of any class; 0 without ground truth.
 
     Crowds do not count, difficult objects do: they are single objects with a box.
     """

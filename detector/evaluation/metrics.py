@@ -34,10 +34,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Scores:
-    """Result of an evaluator: fractions from 0 to 1 and counts; None or NaN where there is no ground truth."""
+    """Result of an evaluator: fractions from 0 to 1 and counts; None or NaN without ground truth."""
 
     values: Mapping[str, float | None]
-    """By tracked name without the prefix."""
+    """Tracked name without the prefix -> value."""
     per_class: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     """(C,) columns in label order, for tables."""
     tracked_per_class: Mapping[str, str] = field(default_factory=dict)

@@ -18,10 +18,10 @@ _MOST_DETECTIONS = 20_000
 """The best-scored ones are enough to see whether classes match."""
 _SHARE_BEYOND = 0.05
 _FAR_BEYOND = 0.1
-"""Of the image's side: models overshoot by a few pixels, and annotators by one or two."""
+"""Share of the image's side: models overshoot by a few pixels, and annotators by one or two."""
 _SHARE_AS_CORNERS = 0.98
 _SHARE_CORNERS_BEYOND = 0.3
-"""Of corners read as x, y, width, height, three in four leave their image where objects lie anywhere."""
+"""Three in four corners that are read as x, y, width, height leave their image, if objects lie anywhere."""
 _SHARE_REPEATED = 0.1
 _SMALLEST_IMAGE_PX = 8
 

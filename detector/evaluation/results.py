@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.data.invalid_entries import first_offenders, short_repr
+from detector.data.invalid_entries import first_ten, short_repr
 from detector.data.json_reading import pairs_hook
 from detector.data.samples import LARGEST_COORDINATE_PX, Dataset
 from detector.errors import ResultFileError
@@ -82,7 +82,7 @@ class DetectionTable:
 
 
 def write_coco_results(table: DetectionTable, dataset: Dataset, path: Path, *, factors: bool = False) -> None:
-    """Writes a result file with original image and category ids, whole or not at all.
+    """Write a result file with original image and category ids, whole or not at all.
 
     `factors` adds "class_score" and "iou" to the rows that have them; COCO's server wants the plain form.
     """
@@ -119,14 +119,14 @@ def read_coco_results(path: Path, dataset: Dataset, repeated_keys: "Counter[str]
     label_of = {category.id: label for label, category in enumerate(dataset.categories)}
     table = _read_columns(rows, image_index_of, label_of)
     if table is None:
-        offenders = [
+        invalid = [
             f"row {number}: {problem}"
             for number, row in enumerate(rows)
             for problem in [_problem_of(row, image_index_of, label_of)]
             if problem is not None
         ]
         raise ResultFileError(
-            f"{len(offenders)} of {len(rows)} rows cannot be scored: {first_offenders(offenders, str)}",
+            f"{len(invalid)} of {len(rows)} rows cannot be scored: {first_ten(invalid, str)}",
             file=path,
             remedy=f"{_FORM}, with the ids of the annotation file",
         )
@@ -181,7 +181,7 @@ def _read_columns(
 
 
 def _problem_of(row: Any, image_index_of: dict[int | str, int], label_of: dict[int, int]) -> str | None:
-    """What is wrong with one row, or None."""
+    """Problem of one row, or None."""
     if not isinstance(row, dict):
         return f"is not an object but {short_repr(row)}"
     for name in ("image_id", "category_id", "bbox", "score"):

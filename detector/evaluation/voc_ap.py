@@ -77,7 +77,7 @@ def voc_average_precision(
     Crowds, which VOC does not have, are ignored like difficult objects.
     """
     thresholds = (float(iou),) if isinstance(iou, int | float) else tuple(float(value) for value in iou)
-    ranked = _RankedMatches.of(dataset, table, offset)
+    ranked = _RankedMatches.match(dataset, table, offset)
     class_ap = np.full((len(thresholds), len(dataset.categories)), np.nan)
     for label in range(len(dataset.categories)):
         if ranked.countable[label]:
@@ -88,7 +88,7 @@ def voc_average_precision(
 
 def voc_curves(dataset: Dataset, table: DetectionTable, *, iou: float, offset: float = 1.0) -> list[VocCurve]:
     """The precision-recall curve of each class in label order, before interpolation."""
-    ranked = _RankedMatches.of(dataset, table, offset)
+    ranked = _RankedMatches.match(dataset, table, offset)
     return [ranked.curve(label, iou) for label in range(len(dataset.categories))]
 
 
@@ -101,14 +101,14 @@ class _RankedMatches:
     best_iou: NDArray[np.float64]
     """(D,) -inf where the image has no object of the class."""
     truth: NDArray[np.int64]
-    """(D,) annotation row, -1 where there is none."""
+    """(D,) annotation row, -1 without one."""
     ignored_truth: NDArray[np.bool_]
     """(D,) the annotation is difficult or a crowd."""
     countable: NDArray[np.int64]
     """(C,) objects that count."""
 
     @classmethod
-    def of(cls, dataset: Dataset, table: DetectionTable, offset: float) -> "_RankedMatches":
+    def match(cls, dataset: Dataset, table: DetectionTable, offset: float) -> "_RankedMatches":
         num_classes = len(dataset.categories)
         order = np.lexsort((-table.scores, table.labels))  # lexsort is stable
         labels = table.labels[order]

@@ -66,7 +66,7 @@ def test_B30_on_the_command_line(bccd: Path, run: Any, tmp_path: Path) -> None:
 
 
 def test_B30_the_order_of_the_classes_can_be_stated(bccd: Path, run: Any, tmp_path: Path) -> None:
-    """Of a split that lacks a class, the names alone would number the others differently than the detector does."""
+    """The names of a split that lacks a class would number the others differently than the detector does."""
     _, _, found, _ = run
     rows = json.loads(found.read_text())
     for row in rows:

@@ -12,7 +12,7 @@ from detector.data.formats.coco_folders import COCO, dataset_folder, explicit_fi
 from detector.data.formats.data_format import DataFormat
 from detector.data.formats.voc import VOC
 from detector.data.formats.yolo import YOLO, is_description
-from detector.data.invalid_entries import first_offenders
+from detector.data.invalid_entries import first_ten
 from detector.data.parsed_split import ParsedSplit
 from detector.data.samples import Dataset
 from detector.errors import DatasetError
@@ -41,7 +41,7 @@ def open_dataset(
         images: folder of the images; by default the one that belongs to the annotation file's place.
         classes: names in label order; None: those of this split (`single_dataset`).
 
-    Raises DatasetError, which lists what was looked for and what was found, where there is no such data set, and for
+    Raises DatasetError, which lists what was looked for and what was found, where no such data set, and for
     all that the format's `parse` refuses.
     """
     return single_dataset(_parse(root, split, format, annotations, images), classes)
@@ -119,7 +119,7 @@ def _parse(
         raise _nothing_named()
     root = Path(os.path.abspath(root))
     if not os.path.isdir(root) and not (is_description(root) and os.path.isfile(root)):
-        problem = "is not a folder" if os.path.exists(root) else "there is no such folder"
+        problem = "is not a folder" if os.path.exists(root) else "no such folder"
         raise DatasetError(problem, file=root, remedy="Name the folder of the data set, or YOLO's data.yaml")
     if not split:
         raise DatasetError("must not be empty", file=root, field="split", remedy="Name the split, such as 'train'")
@@ -152,7 +152,7 @@ def _format_of(root: Path, split: str, format: FormatName) -> DataFormat:
     known = [f"{name} ({candidate.name.upper()})" for candidate in FORMATS for name in candidate.splits(root)]
     raise DatasetError(
         f"has no split {split!r} in a known format. Looked for: {looked_for}. The folder holds: "
-        f"{first_offenders(held) or 'nothing'}. Its splits: {first_offenders(known, str) or 'none'}",
+        f"{first_ten(held) or 'nothing'}. Its splits: {first_ten(known, str) or 'none'}",
         file=root,
         field="split",
         remedy="Name another folder or split, or give the annotation file and images folder",

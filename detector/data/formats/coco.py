@@ -1,6 +1,6 @@
 """COCO's annotation format: one JSON file with 'images', 'annotations' and 'categories'.
 
-Everything is checked before anything is built: each error names the file, the member, the first ten offenders and
+Everything is checked before anything is built: each error names the file, the member, the first ten invalid entries and
 their count. Polygons are not read: detection needs boxes alone. N images, K annotations.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from detector.data.class_list import single_dataset
 from detector.data.image_files import find_images
 from detector.data.image_header import read_sizes
-from detector.data.invalid_entries import first_offenders
+from detector.data.invalid_entries import first_ten
 from detector.data.json_columns import Rows
 from detector.data.json_reading import describe_repeated, read_json_object
 from detector.data.parsed_split import ParsedSplit, SourceCategory
@@ -37,7 +37,7 @@ def load_coco(
 
 
 def parse_coco(annotations: Path, images: Path | None, name: str, *, labelled: bool = True) -> ParsedSplit:
-    """Reads and checks a COCO file.
+    """Read and check a COCO file.
 
     Args:
         images: folder that the file names are relative to. None: the ground truth alone, to score results against;
@@ -53,8 +53,8 @@ def parse_coco(annotations: Path, images: Path | None, name: str, *, labelled: b
     """
     repeated_keys: Counter[str] = Counter()
     content = read_json_object(annotations, ignored_keys=("segmentation",), repeated_keys=repeated_keys)
-    categories, category_ids = _categories(Rows.of(annotations, content, "categories"))
-    image_rows = Rows.of(annotations, content, "images")
+    categories, category_ids = _categories(Rows.from_list(annotations, content, "categories"))
+    image_rows = Rows.from_list(annotations, content, "images")
     if not image_rows.rows:
         raise DatasetError("lists no images", file=annotations, field="images", remedy="Name another split or file")
     image_ids = image_rows.ids("id")
@@ -65,7 +65,9 @@ def parse_coco(annotations: Path, images: Path | None, name: str, *, labelled: b
         paths = find_images(images, image_rows.texts("file_name"), source=annotations)
     image_sizes = _image_sizes(image_rows, paths if images is not None else None)
 
-    annotation_rows = Rows.of(annotations, content, "annotations") if labelled else Rows(annotations, "annotations", [])
+    annotation_rows = (
+        Rows.from_list(annotations, content, "annotations") if labelled else Rows(annotations, "annotations", [])
+    )
     annotation_rows.require_unique(annotation_rows.integers("id"))
     boxes = annotation_rows.boxes("bbox")
     return ParsedSplit(
@@ -134,6 +136,6 @@ def _positions(
             f"name an entry that {list_name!r} does not have",
             unknown,
             key,
-            remedy=f"Known ids begin with: {first_offenders(known_ids[order].tolist())}",
+            remedy=f"Known ids begin with: {first_ten(known_ids[order].tolist())}",
         )
     return positions

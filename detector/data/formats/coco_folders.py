@@ -6,7 +6,7 @@ from pathlib import Path
 
 from detector.data.formats.coco import parse_coco
 from detector.data.formats.data_format import DataFormat
-from detector.data.invalid_entries import first_offenders
+from detector.data.invalid_entries import first_ten
 from detector.data.parsed_split import ParsedSplit
 from detector.errors import DatasetError
 
@@ -76,7 +76,7 @@ def _parse(root: Path, split: str, images: Path | None) -> ParsedSplit:
     images = images or next(filter(os.path.isdir, candidates), None)
     if images is None:
         raise DatasetError(
-            f"its images were looked for in {first_offenders(candidates, str)}",
+            f"its images were looked for in {first_ten(candidates, str)}",
             file=annotations,
             remedy="Name the folder that holds them",
         )

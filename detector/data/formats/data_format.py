@@ -22,4 +22,4 @@ class DataFormat:
     looked_for: Callable[[str], str]
     """split -> the files that `find` looks for, for error messages."""
     chooses_images: bool = False
-    """Whether the images may lie in a folder that the user names."""
+    """True if the images may lie in a folder that the user names."""

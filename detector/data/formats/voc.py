@@ -5,14 +5,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.data.class_list import single_dataset
 from detector.data.formats.data_format import DataFormat
 from detector.data.formats.voc_folders import VocFiles, find_files, find_trees, image_sets_of
 from detector.data.formats.voc_xml import VocAnnotation, read_voc_xml
 from detector.data.image_header import read_sizes
-from detector.data.invalid_entries import first_offenders
+from detector.data.invalid_entries import first_ten
 from detector.data.parsed_split import ParsedSplit, SourceCategory
-from detector.data.samples import Dataset
 from detector.errors import DatasetError
 
 VOC_CLASSES = (
@@ -39,18 +37,8 @@ VOC_CLASSES = (
 )
 
 
-def load_voc(root: Path, image_sets: str, classes: tuple[str, ...] | None, name: str) -> Dataset:
-    """Image sets of a VOC folder as a data set; arguments and errors as in `parse_voc`.
-
-    Args:
-        classes: names in label order, all of which must occur; objects of others are dropped. None: VOC's 20 in
-            their usual order where only these occur, else the names that occur, sorted.
-    """
-    return single_dataset(parse_voc(root, image_sets, name), classes)
-
-
 def parse_voc(root: Path, image_sets: str, name: str) -> ParsedSplit:
-    """Reads and checks the images of the named sets and their objects.
+    """Read and check the images of the named sets and their objects.
 
     An image's id is its files' stem. That alone says where they lie, never the XML file's own <filename>.
 
@@ -112,7 +100,7 @@ def _read_all(files: list[VocFiles]) -> list[VocAnnotation]:
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        raise DatasetError(f"{len(errors)} annotation files cannot be used: {first_offenders(errors, str)}")
+        raise DatasetError(f"{len(errors)} annotation files cannot be used: {first_ten(errors, str)}")
     return annotations
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detector.data.image_files import list_files
-from detector.data.invalid_entries import first_offenders
+from detector.data.invalid_entries import first_ten
 from detector.errors import DatasetError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -22,7 +22,7 @@ _YEAR = re.compile(r"\d{4}")
 
 @dataclass(frozen=True)
 class VocFiles:
-    """Where one image and its annotation are; `stem` is the name they share."""
+    """Files of one image; `stem` is the name that image and annotation share."""
 
     stem: str
     annotation: Path
@@ -32,7 +32,7 @@ class VocFiles:
 def find_trees(root: Path) -> dict[str, Path]:
     """The folders of VOC form at or below `root`: those of a devkit by year ('2007'), any other by its name.
 
-    `root` itself, else its sub-folders, else those of root/VOCdevkit; {} where there is none.
+    `root` itself, else its sub-folders, else those of root/VOCdevkit; {} without any.
     """
     root = Path(os.path.abspath(root))
     for candidates in ([root], _subfolders(root), _subfolders(root / "VOCdevkit")):
@@ -48,7 +48,7 @@ def image_sets_of(root: Path) -> list[str]:
     found = []
     for key, tree in trees.items():
         names = {file.removesuffix(".txt") for file in list_files(tree / "ImageSets" / "Main") if file.endswith(".txt")}
-        # VOC has lists such as cat_train.txt beside train.txt.
+        # VOC has lists such as cat_train.txt and train.txt.
         whole = [name for name in names if name.rpartition("_")[2] not in names - {name}]
         found += [f"{key}:{name}" if _YEAR.fullmatch(key) else name for name in whole]
     return sorted(set(found))
@@ -75,7 +75,7 @@ def find_files(root: Path, image_sets: str) -> list[VocFiles]:
         (repeated.append if file.stem in seen else seen.add)(file.stem)
     if repeated:
         raise DatasetError(
-            f"{len(repeated)} images are listed more than once: {first_offenders(repeated)}",
+            f"{len(repeated)} images are listed more than once: {first_ten(repeated)}",
             file=root,
             field="split",
             value=image_sets,
@@ -91,7 +91,7 @@ def _parse(root: Path, trees: Mapping[str, Path], image_sets: str) -> list[tuple
         match = _IMAGE_SET.fullmatch(part.strip())
         if match is None:
             raise DatasetError(
-                "is no VOC split",
+                "is not a VOC split",
                 file=root,
                 field="split",
                 value=image_sets,
@@ -106,7 +106,7 @@ def _parse(root: Path, trees: Mapping[str, Path], image_sets: str) -> list[tuple
                 file=root,
                 field="split",
                 value=image_sets,
-                remedy=f"Image sets that are there: {first_offenders(image_sets_of(root), str)}. Name some of them, "
+                remedy=f"Image sets that are there: {first_ten(image_sets_of(root), str)}. Name some of them, "
                 "joined by '+', with --data.train-split and --data.val-split",
             )
         parts.append((trees[key], set_name))
@@ -129,16 +129,16 @@ def _files_of_set(tree: Path, set_name: str) -> list[VocFiles]:
 
 def _read_lines(set_file: Path) -> list[str]:
     try:
-        # Bytes that are no UTF-8 are kept as Python keeps them in file names.
+        # Bytes that are not UTF-8 are kept as Python keeps them in file names.
         return set_file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
     except FileNotFoundError as error:
         known = sorted(file.removesuffix(".txt") for file in list_files(set_file.parent) if file.endswith(".txt"))
         raise DatasetError(
-            "there is no such image set",
+            "no such image set",
             file=set_file,
             field="split",
             value=set_file.stem,
-            remedy=f"There are: {first_offenders(known, str)}",
+            remedy=f"There are: {first_ten(known, str)}",
         ) from error
     except OSError as error:
         raise DatasetError(f"cannot be read ({error.strerror or error})", file=set_file) from error
@@ -164,7 +164,7 @@ def _require_present(stems: list[str], present: Collection[str], what: str, fold
     missing = [stem for stem in stems if stem not in present]
     if missing:
         raise DatasetError(
-            f"{len(missing)} of the {len(stems)} {what} that {set_file} lists are missing: {first_offenders(missing)}",
+            f"{len(missing)} of the {len(stems)} {what} that {set_file} lists are missing: {first_ten(missing)}",
             file=folder,
             remedy="Add them, or remove their lines",
         )

@@ -1,7 +1,7 @@
 """One PASCAL VOC annotation file: an image's size and objects. G objects.
 
-The files are untrusted: document types and entities are refused (billion laughs, external files), and of the names in
-the file none but the class names is used.
+The files are untrusted: document types and entities are refused (billion laughs, external files), and only the class
+names in the file are used.
 """
 
 import math
@@ -30,7 +30,7 @@ class VocObject:
 
 @dataclass(frozen=True)
 class VocAnnotation:
-    """What one file says."""
+    """Content of one file."""
 
     size: tuple[int, int] | None
     """(height, width); None where the file does not say, or says 0 as some tools do."""
@@ -38,11 +38,11 @@ class VocAnnotation:
 
 
 def read_voc_xml(path: Path) -> VocAnnotation:
-    """Reads and checks an annotation file; coordinates may be fractions, `difficult` may be missing (0).
+    """Read and check an annotation file; coordinates may be fractions, `difficult` may be missing (0).
 
     Raises DatasetError naming the file, and the object by its number from 1 on, for a file that is missing, too large,
-    no XML, with a document type or without a root <annotation>, and for objects without name or box, with corners that
-    are no finite numbers, or swapped.
+    not XML, with a document type or without a root <annotation>, and for objects without name or box, with corners that
+    are not finite numbers, or swapped.
     """
     root = _parse(path)
     objects = tuple(_object(path, number, element) for number, element in enumerate(root.findall("object"), start=1))
@@ -72,7 +72,7 @@ def _parse(path: Path) -> Any:
     except (ParseError, ValueError, LookupError) as error:
         raise DatasetError(f"is not valid XML ({error})", file=path, remedy="It may be cut off") from error
     if root.tag != "annotation":
-        raise DatasetError("is no VOC annotation", file=path, value=f"root element <{root.tag}>")
+        raise DatasetError("is not a VOC annotation", file=path, value=f"root element <{root.tag}>")
     return root
 
 

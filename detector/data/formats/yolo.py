@@ -1,7 +1,7 @@
 """YOLO's format as Ultralytics lays it out: data.yaml, images/ and labels/ as mirrored folders. N images, K objects.
 
 An image's label file has its path with the last folder 'images' replaced by 'labels' and the suffix .txt; it lies
-beside the image where there is no such folder. An image without a label file has no objects. Images have no ids of
+in the image's folder where none is called 'images'. An image without a label file has no objects. Images have no ids of
 their own: their paths below the data set's folder serve. Areas, which COCO's format takes from masks, are the boxes'.
 """
 
@@ -25,7 +25,7 @@ from detector.data.formats.yolo_description import (
 from detector.data.formats.yolo_labels import read_labels
 from detector.data.image_files import list_files
 from detector.data.image_header import read_sizes
-from detector.data.invalid_entries import first_offenders, short_repr
+from detector.data.invalid_entries import first_ten, short_repr
 from detector.data.parsed_split import ParsedSplit, SourceCategory
 from detector.errors import DatasetError
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 _READ = (".jpg", ".jpeg", ".png")
 _NOT_READ = (".avif", ".bmp", ".dng", ".heic", ".jp2", ".jpeg2000", ".mpo", ".tif", ".tiff", ".webp")
-"""Image formats that Ultralytics reads besides: leaving them out in silence would change the data set."""
+"""Image formats that Ultralytics also reads: leaving them out in silence would change the data set."""
 
 
 def parse_yolo(file: Path, split: str, name: str) -> ParsedSplit:
@@ -94,7 +94,7 @@ def _images(description: YoloDescription, split: str) -> list[Path]:
     repeated = [image for image in images if image in seen or seen.add(image)]  # type: ignore[func-returns-value]
     if repeated:
         raise DatasetError(
-            f"{len(repeated)} images are listed more than once: {first_offenders(repeated, str)}",
+            f"{len(repeated)} images are listed more than once: {first_ten(repeated, str)}",
             file=description.file,
             field=split,
             remedy="Name folders and lists that do not overlap",
@@ -103,7 +103,7 @@ def _images(description: YoloDescription, split: str) -> list[Path]:
 
 
 def _images_below(folder: Path) -> list[Path]:
-    """Image files in a folder and its sub-folders; hidden ones, which macOS writes beside each file, are left out."""
+    """Image files in a folder and its sub-folders; hidden ones, which macOS adds for each file, are left out."""
     images: list[Path] = []
     others: list[Path] = []
     for parent, _, files in os.walk(folder):
@@ -113,7 +113,7 @@ def _images_below(folder: Path) -> list[Path]:
                 (images if suffix in _READ else others).append(Path(parent, file))
     if others:
         raise DatasetError(
-            f"{len(others)} images are of a format that is not read: {first_offenders(sorted(others), str)}",
+            f"{len(others)} images are of a format that is not read: {first_ten(sorted(others), str)}",
             file=folder,
             remedy=f"Convert them to JPEG or PNG ({', '.join(_READ)})",
         )
@@ -139,7 +139,7 @@ def _listed_images(list_file: Path, root: Path) -> list[Path]:
             images.append(found)
     if bad:
         raise DatasetError(
-            f"{len(bad)} of {len(bad) + len(images)} lines do not name an image in {root}: {first_offenders(bad, str)}",
+            f"{len(bad)} of {len(bad) + len(images)} lines do not name an image in {root}: {first_ten(bad, str)}",
             file=list_file,
             remedy="Write paths relative to this file or to the folder of the data set",
         )
@@ -196,7 +196,7 @@ def _read_all(
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        raise DatasetError(f"{len(errors)} label files cannot be used: {first_offenders(errors, str)}")
+        raise DatasetError(f"{len(errors)} label files cannot be used: {first_ten(errors, str)}")
     return labels, boxes
 
 

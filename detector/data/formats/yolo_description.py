@@ -49,7 +49,7 @@ class YoloDescription:
         return [self._resolve(entry, split) for entry in written]
 
     def _resolve(self, entry: str, split: str) -> Path:
-        # Roboflow writes '../train/images' into a file that lies beside train/, and Ultralytics' reader corrects that.
+        # Roboflow writes '../train/images' into a file in the folder of train/, and Ultralytics' reader corrects that.
         for spelling in dict.fromkeys((entry, entry.removeprefix("../"))):
             path = inside(self.root, spelling)
             if path is not None and os.path.exists(path):
@@ -63,7 +63,7 @@ class YoloDescription:
 
 
 def is_description(path: Path) -> bool:
-    """Whether a path names a data.yaml rather than a folder, by its suffix."""
+    """True for a path that names a data.yaml rather than a folder, by its suffix."""
     return path.suffix in (".yaml", ".yml")
 
 

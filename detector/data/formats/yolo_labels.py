@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.data.invalid_entries import first_offenders, short_repr
+from detector.data.invalid_entries import first_ten, short_repr
 from detector.errors import DatasetError
 
 MAX_BYTES = 64 * 2**20
@@ -48,7 +48,7 @@ def read_labels(
         boxes.append(box)
     if problems:
         raise DatasetError(
-            first_offenders(problems, str),
+            first_ten(problems, str),
             file=path,
             remedy="Expected 'class cx cy w h' with fractions of the image's width and height, or 'class x1 y1 x2 y2 "
             "x3 y3 ...' for a polygon",

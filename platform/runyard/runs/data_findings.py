@@ -4,7 +4,7 @@ import logging
 
 from detector.data.copies import repeated_files, shared_images
 from detector.data.image_files import FileStatus
-from detector.data.invalid_entries import first_offenders
+from detector.data.invalid_entries import first_ten
 from detector.data.samples import Dataset
 from detector.errors import printable
 from detector.evaluation.plausibility import ground_truth_findings
@@ -21,11 +21,11 @@ def find_mistakes(train: Dataset, val: Dataset, status: FileStatus | None = None
         if repeated:
             findings.append(
                 f"{split.name}: {len(repeated)} image files are named by several entries, each of which counts as an "
-                f"image: {first_offenders(repeated, str)}"
+                f"image: {first_ten(repeated, str)}"
             )
     shared = shared_images(train, val, status)
     if shared:
-        named = first_offenders(
+        named = first_ten(
             shared,
             lambda image: f"{image.validation} is {'' if image.same_file else 'a copy of '}{image.training}",
         )

@@ -1,4 +1,4 @@
-"""What `runyard doctor` says of a data set: what it holds, what is odd about it, and which images cannot be used."""
+"""Report of `runyard doctor` on a data set: its content, likely mistakes, and images that cannot be used."""
 
 from rich.console import Console
 
@@ -14,7 +14,7 @@ LISTED = 100
 
 
 def check_data(spec: ExperimentSpec, console: Console | None = None) -> None:
-    """Checks both splits of the spec as a run does before it starts, and prints what they are like.
+    """Check both splits of the spec as a run does before it starts, and prints what they are like.
 
     Raises InputError where a run would refuse to start.
     """
@@ -43,7 +43,7 @@ def _contents(opened: Dataset, split: CheckedSplit, min_side_px: int) -> list[st
 
 
 def _problems(split: CheckedSplit) -> list[str]:
-    """File names may hold newlines, and bytes that are no text."""
+    """File names may hold newlines, and bytes that are not text."""
     lines = [f"    {str(image.path)!r}: {image.reason}" for image in split.unusable[:LISTED]]
     left = len(split.unusable) - LISTED
     return [*lines, f"    and {left} more"] if left > 0 else lines

@@ -1,10 +1,10 @@
-"""The look at every image before a run starts, and what becomes of a run whose data set has unusable ones.
+"""Check of every image before a run starts, and the policy for unusable ones.
 
 Only images that the run would read are looked at: of the training split those to train on, of the validation split
 those within `data.val_limit`. Unusable ones make the run end here ('error'), or are left out of both splits ('skip').
 Left out of the validation split they would change AP in silence, so each result says how many were (val/skipped_images)
 and the manifest lists them: AP is then that of the other images, which are another data set by its fingerprint.
-An image whose annotations state no size needs a sound header, whatever the policy: without a size there is no entry.
+An image whose annotations state no size needs a valid header, whatever the policy: an entry needs a size.
 """
 
 import math
@@ -16,7 +16,7 @@ from detector.config import DataConfig
 from detector.data.epoch_plan import trainable_images
 from detector.data.health import find_unusable
 from detector.data.image_files import FileStatus
-from detector.data.invalid_entries import first_offenders
+from detector.data.invalid_entries import first_ten
 from detector.data.samples import Dataset, UnusableImage
 from detector.errors import DatasetError
 from runyard.runs.progress_bar import ProgressBar
@@ -47,7 +47,7 @@ class CheckedSplit:
 def check_splits(
     train: Dataset, val: Dataset, config: DataConfig, storage: Path, status: FileStatus | None = None
 ) -> tuple[CheckedSplit, CheckedSplit]:
-    """Looks at the images of both splits that were not found sound before; says how far it is where that takes long.
+    """Decode the images of both splits that were not verified before; show progress where that takes long.
 
     With policy 'skip' and a `train_limit`, the images that take the place of unusable ones are looked at as well.
 
@@ -68,7 +68,7 @@ def require_usable(splits: Iterable[CheckedSplit], config: DataConfig) -> None:
     if not refused:
         return
     counts = " and ".join(f"{len(split.unusable)} of {split.images} {split.what} images" for split in refused)
-    named = first_offenders(
+    named = first_ten(
         [image for split in refused for image in split.unusable], lambda image: f"{image.path}: {image.reason}"
     )
     policy = config.unusable_images
@@ -85,7 +85,7 @@ def _check(
     status: FileStatus,
 ) -> CheckedSplit:
     memory = memory_of(split, storage)
-    sound, new = recall(memory), set[str]()
+    verified, new = recall(memory), set[str]()
     images = list(select(split))
     wanted = len(images)
     looked_at: set[Path] = set()
@@ -93,8 +93,10 @@ def _check(
         looked_at |= {split.image_paths[image] for image in images}
         keys = image_keys(split, images, status)
         with ProgressBar(f"checking {what} images") as bar:
-            unusable = find_unusable(split, [image for image in images if keys.get(image) not in sound], progress=bar)
-        new |= {key for image, key in keys.items() if image not in unusable} - sound
+            unusable = find_unusable(
+                split, [image for image in images if keys.get(image) not in verified], progress=bar
+            )
+        new |= {key for image, key in keys.items() if image not in unusable} - verified
         split = split.without(unusable) if unusable else split
         if not unusable or len(split.skipped) > _allowed(wanted, config):
             break
@@ -105,5 +107,5 @@ def _check(
 
 
 def _allowed(images: int, config: DataConfig) -> int:
-    """How many may be unusable."""
+    """Number of images that may be unusable."""
     return math.ceil(config.max_skipped_fraction * images) if config.unusable_images == "skip" else 0

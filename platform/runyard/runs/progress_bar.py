@@ -11,13 +11,13 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class ProgressBar:
-    """Called with (done, in all) while it is entered; writes to the standard error stream."""
+    """Called with (done, total) while it is entered; writes to the standard error stream."""
 
     def __init__(self, what: str) -> None:
         self._what = what
         self._started = time.monotonic()
         self._last_line = self._started
-        # Where only torch is installed there is no bar.
+        # Where only torch is installed, no bar is drawn.
         self._draws = sys.stderr.isatty() and importlib.util.find_spec("rich") is not None
         self._bar: Any = None
 

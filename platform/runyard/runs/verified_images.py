@@ -1,6 +1,6 @@
-"""Which image files were found sound before, so that the next start need not decode them again.
+"""Image files that were verified before, so that the next start need not decode them again.
 
-One text file for each split and storage folder: a checksum, then a key for each sound image. The key covers all that
+One text file for each split and storage folder: a checksum, then a key for each verified image. The key covers all that
 says that the image is still the same: path, size in bytes, time of the last change, annotated size, and the decoder's
 version. So a file that was mended is looked at alone, not its data set; a bit that flips on the disk, and changes
 neither size nor time, goes unseen until training meets it. Images that were found unusable are not kept: there are few,
@@ -19,16 +19,16 @@ from detector.data.samples import Dataset
 from detector.files import write_text
 from runyard.runs.folder import safe_name
 
-_FORM = "runyard sound images 1"
+_FORM = "runyard verified images 1"
 """With another way of checking, raise the number: earlier verdicts then count for nothing."""
 _KEY_BYTES = 12
 
 
 def memory_of(dataset: Dataset, storage: Path) -> Path:
-    """Where the verdicts on a split's images are kept."""
+    """File that keeps the verdicts on a split's images."""
     folder = os.fsencode(dataset.image_paths[0].parent) if len(dataset) else b""
     name = f"{safe_name(dataset.name)}-{hashlib.sha256(folder).hexdigest()[:12]}"
-    return storage / ".sound-images" / name
+    return storage / ".verified-images" / name
 
 
 def image_keys(dataset: Dataset, images: Iterable[int], status: FileStatus | None = None) -> dict[int, str]:

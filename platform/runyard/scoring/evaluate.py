@@ -11,8 +11,9 @@ from detector.data.fingerprint import fingerprint
 from detector.data.json_reading import describe_repeated
 from detector.data.samples import Dataset
 from detector.errors import ConfigError, InputError, ResultFileError
+from detector.evaluation import metrics
 from detector.evaluation.coco_ap import Backend
-from detector.evaluation.metrics import EVALUATORS, Scores, Settings
+from detector.evaluation.metrics import Scores, Settings
 from detector.evaluation.plausibility import detection_findings, ground_truth_findings
 from detector.evaluation.results import read_coco_results
 from detector.files import write_json
@@ -41,7 +42,7 @@ def evaluate_files(
     max_detections: int | None = None,
     json_out: Path | None = None,
 ) -> dict[str, Any]:
-    """The report on a result file: plain values, fractions from 0 to 1, None where there is no ground truth.
+    """The report on a result file: plain values, fractions from 0 to 1, None without ground truth.
 
     Args:
         annotations, split, classes: ground truth, see `read_ground_truth`; every category of a COCO file counts.
@@ -72,7 +73,7 @@ def evaluate_files(
     table = read_coco_results(detections, dataset, repeated_keys)
     scores = {
         evaluator.name: evaluator.compute(dataset, table, settings)
-        for evaluator in EVALUATORS
+        for evaluator in metrics.EVALUATORS
         if evaluator.name == protocol or (evaluator.name not in _VOC_POINTS and evaluator.name != "coco")
     }
     report = {

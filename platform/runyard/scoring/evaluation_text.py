@@ -11,7 +11,7 @@ from detector.errors import printable
 
 
 def render_report(report: dict[str, Any], width: int = 120) -> str:
-    """The report of `evaluate_files` in percent; 'n/a' where there is no ground truth. Warnings come last."""
+    """The report of `evaluate_files` in percent; 'n/a' without ground truth. Warnings come last."""
     settings = ", ".join(f"{name} {value}" for name, value in report["settings"].items())
     counts = ", ".join(
         f"{report[name]:,} {name.replace('_', ' ')}" for name in ("images", "ground_truth", "detections")

@@ -84,7 +84,7 @@ def _with_every_category(split: ParsedSplit) -> Dataset:
     """
     by_id = tuple(replace(category, name=str(category.id)) for category in split.categories)
     positions = {category.name: position for position, category in enumerate(by_id)}
-    dataset = to_dataset(replace(split, categories=by_id, notes=()), tuple(positions), positions)
+    dataset = to_dataset(replace(split, categories=by_id, notes=(), has_ignore_mark=None), tuple(positions), positions)
     names = (category.name for category in split.categories)
     categories = (replace(category, name=name) for category, name in zip(dataset.categories, names, strict=True))
     return replace(dataset, categories=tuple(categories))

@@ -155,7 +155,7 @@ def test_D1_truncated_files_are_errors(tmp_path: Path, photo: Image.Image, suffi
         # Only the empty end chunk is cut: every pixel is there.
         assert read_image(path).shape == (3, 200, 300)
         return
-    with pytest.raises(DatasetError, match=f"a.{suffix}: (is damaged|is no JPEG|has a damaged header)"):
+    with pytest.raises(DatasetError, match=f"a.{suffix}: (is damaged|is not a JPEG|has a damaged header)"):
         read_image(path)
 
 
@@ -163,11 +163,11 @@ def test_D1_truncated_files_are_errors(tmp_path: Path, photo: Image.Image, suffi
     ("content", "message"),
     [
         (b"", "is an empty file"),
-        (b"\0" * 100, "is no JPEG or PNG"),
-        (b"GIF89a" + b"\0" * 100, "is no JPEG or PNG"),
-        (b"SIMPLE  =                    T" + b" " * 5000, "is no JPEG or PNG"),
-        (b"\xff\xd8\xff", "is no JPEG or PNG|damaged"),
-        (b"\x89PNG\r\n\x1a\n", "is no JPEG or PNG|damaged"),
+        (b"\0" * 100, "is not a JPEG or PNG"),
+        (b"GIF89a" + b"\0" * 100, "is not a JPEG or PNG"),
+        (b"SIMPLE  =                    T" + b" " * 5000, "is not a JPEG or PNG"),
+        (b"\xff\xd8\xff", "is not a JPEG or PNG|damaged"),
+        (b"\x89PNG\r\n\x1a\n", "is not a JPEG or PNG|damaged"),
         (_png(4, 5, 8, 0, b"\0" * 25).replace(b"x\xda", b"xx"), "is damaged"),
     ],
 )

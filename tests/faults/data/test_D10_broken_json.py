@@ -102,7 +102,7 @@ def test_D10_a_byte_order_mark_is_read_over(data, spec_of: Callable) -> None:
 def test_D10_there_is_a_limit_on_size_before_anything_is_read(
     data, spec_of: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """COCO's largest file has 0.45 GB; 2 GB, which parse into some 10 GB, are read by whoever has the memory."""
+    """COCO's largest file has 0.45 GB; 2 GB, which parse into some 10 GB, are read where there is memory."""
     spec = spec_of(data)
     os.truncate(data.file, json_reading.MAX_BYTES + 1)  # sparse
     monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("read"))

@@ -68,7 +68,7 @@ def test_D12_an_unused_supercategory_is_no_class_and_the_classes_are_stated(
 def test_D12_grey_and_turned_photographs_are_what_they_show(
     data, spec_of: Callable, train_on: Callable, picture: Callable[..., Image.Image], tmp_path: Path
 ) -> None:
-    """PNG keeps every pixel, so a turned or grey file must give the same numbers as its plain twin, bit for bit."""
+    """PNG keeps every pixel, so a turned or grey file must give the same numbers as a plain one, bit for bit."""
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees, clockwise
     upright, grey = picture(48, 64, seed=3), picture(seed=4).convert("L")

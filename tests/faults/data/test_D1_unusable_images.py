@@ -43,10 +43,10 @@ UNUSABLE: dict[str, tuple[Callable[[Image.Image], bytes], str]] = {
     "truncated-progressive.jpg": (lambda p: encoded(p, "JPEG", progressive=True)[:-400], "is damaged"),
     "truncated.png": (lambda p: encoded(p, "PNG")[:-4000], "is damaged"),
     "zero-bytes.jpg": (lambda p: b"", "is an empty file"),
-    "header-alone.jpg": (lambda p: encoded(p, "JPEG")[:20], "is no JPEG or PNG image, or its header is damaged"),
-    "gif.jpg": (lambda p: encoded(p, "GIF"), "is no JPEG or PNG image"),
-    "tiff.png": (lambda p: encoded(p, "TIFF"), "is no JPEG or PNG image"),
-    "web-page.jpg": (lambda p: b"<!DOCTYPE html><title>404</title>", "is no JPEG or PNG image"),
+    "header-alone.jpg": (lambda p: encoded(p, "JPEG")[:20], "is not a JPEG or PNG image, or its header is damaged"),
+    "gif.jpg": (lambda p: encoded(p, "GIF"), "is not a JPEG or PNG image"),
+    "tiff.png": (lambda p: encoded(p, "TIFF"), "is not a JPEG or PNG image"),
+    "web-page.jpg": (lambda p: b"<!DOCTYPE html><title>404</title>", "is not a JPEG or PNG image"),
     "scaled.jpg": (lambda p: encoded(p.resize((32, 32)), "JPEG"), "is 32x32 pixels, the annotations say 64x64"),
 }
 ORIENTATION_TAG = 0x0112

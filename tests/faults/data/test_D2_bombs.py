@@ -79,7 +79,7 @@ def test_D2_a_process_that_checks_a_bomb_needs_no_memory_for_it(data, bomb: byte
 
 def test_D2_other_formats_are_not_opened(data, spec_of: Callable, fits_bomb: bytes) -> None:
     data.train.add("fits.png", fits_bomb)
-    with pytest.raises(DatasetError, match=r"fits\.png: is no JPEG or PNG image"):
+    with pytest.raises(DatasetError, match=r"fits\.png: is not a JPEG or PNG image"):
         prepare(spec_of(data))
 
 

@@ -1,4 +1,4 @@
-"""D5: crowds are not trained on, and in AP they are what pycocotools makes of them; a missing flag is no crowd."""
+"""D5: crowds are not trained on, and in AP they are what pycocotools makes of them; a missing flag means no crowd."""
 
 from collections.abc import Callable
 
@@ -41,4 +41,4 @@ def test_D5_in_AP_they_are_pycocotools(outcome) -> None:
     )
     ours, theirs = (coco_average_precision(val, table, backend=name).summary for name in ("hotcoco", "pycocotools"))
     assert ours == pytest.approx(theirs, abs=1e-10)
-    assert ours["AP"] == pytest.approx(1.0)  # what lies in the crowd is no mistake, what is wrong ranks last
+    assert ours["AP"] == pytest.approx(1.0)  # a detection in the crowd counts for nothing, the wrong one ranks last

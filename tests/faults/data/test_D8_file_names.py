@@ -52,8 +52,8 @@ def test_D8_a_run_reads_them_and_lists_the_broken_ones(named, spec_of: Callable,
 def test_D8_the_doctor_prints_them_on_one_line_each(named, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--data", str(named.write()), "--storage", str(tmp_path / "runs")]) == 2
     shown = capsys.readouterr()
-    assert shown.out.count("broken 🐴.png': is no JPEG or PNG image") == 2
-    assert shown.out.count("bro\\udce9ken\\n.png': is no JPEG or PNG image") == 2
+    assert shown.out.count("broken 🐴.png': is not a JPEG or PNG image") == 2
+    assert shown.out.count("bro\\udce9ken\\n.png': is not a JPEG or PNG image") == 2
     (line,) = shown.err.splitlines()
     assert "2 of 19 training images and 2 of 18 validation images cannot be used" in line
     line.encode("utf-8")

@@ -139,4 +139,4 @@ def test_D9_one_based_corners_fractions_and_missing_flags(voc: Voc, spec: Experi
         scores=np.array([0.5, 0.9]),
     )
     found = voc_average_precision(val, table, iou=[0.5], points="11")
-    assert found.mean_ap == (1.0,)  # neither for nor against: the difficult dog is no class of the mean
+    assert found.mean_ap == (1.0,)  # neither for nor against: the mean leaves out the class of the difficult dog

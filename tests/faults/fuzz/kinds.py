@@ -18,10 +18,11 @@ from torch import nn
 from detector.checkpoint import load_checkpoint, save_checkpoint
 from detector.config import DataConfig, OptimConfig, ScoringConfig
 from detector.data.cache import load_dataset, save_dataset
+from detector.data.class_list import single_dataset
 from detector.data.epoch_plan import trainable_images
 from detector.data.fingerprint import fingerprint
 from detector.data.formats.coco import load_coco
-from detector.data.formats.voc import load_voc
+from detector.data.formats.voc import parse_voc
 from detector.data.health import count_contents
 from detector.data.images import check_image, read_image
 from detector.data.samples import Dataset
@@ -111,7 +112,9 @@ def voc(folder: Path) -> Kind:
     return Kind(
         folder / "Annotations" / "a.xml",
         lambda draw, path: write(path, xml_bytes(draw, text)),
-        lambda path: look_at(load_voc(folder, "train", ("cat",) if path.stat().st_size % 2 else None, "fuzzed")),
+        lambda path: look_at(
+            single_dataset(parse_voc(folder, "train", "fuzzed"), ("cat",) if path.stat().st_size % 2 else None)
+        ),
     )
 
 

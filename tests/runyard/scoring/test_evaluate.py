@@ -5,8 +5,12 @@ import json
 import pytest
 
 from detector.errors import ConfigError, InputError, ResultFileError
+from detector.evaluation import metrics
+from detector.evaluation.results import read_coco_results
 from runyard.scoring.evaluate import evaluate_files
 from runyard.scoring.evaluation_text import render_report
+from runyard.scoring.ground_truth import read_ground_truth
+from tests.yolo_copies import copy_as_yolo
 
 TRUTH = {
     "images": [{"id": 0, "width": 100, "height": 100}, {"id": 5, "width": 100, "height": 100}],
@@ -168,3 +172,39 @@ def test_unknown_settings_are_refused(files, setting):
 def test_a_nan_score_is_a_result_file_error(files, write):
     with pytest.raises(ResultFileError, match="score nan"):
         evaluate_files(files[0], write("nan.json", [FOUND[0] | {"score": float("nan")}]))
+
+
+def test_a_new_metric_is_a_line_in_the_list_and_shows_everywhere(files, monkeypatch):
+    def mean_score(dataset, table, settings):
+        return metrics.Scores({"mean_score": float(table.scores.mean())})
+
+    monkeypatch.setattr(metrics, "EVALUATORS", (*metrics.EVALUATORS, metrics.Evaluator("ranking", mean_score)))
+    report = evaluate_files(*files)
+    assert report["further_metrics"] == {"ranking": {"mean_score": pytest.approx(0.775)}}
+    assert "0.775" in render_report(report)
+    dataset = read_ground_truth(files[0], None, None, honours_ignore_marks=False).dataset
+    tracked = metrics.score_detections(dataset, read_coco_results(files[1], dataset), "coco")
+    assert tracked["val/mean_score"] == pytest.approx(0.775)
+
+
+def test_a_folder_of_any_format_is_ground_truth(tmp_path, tiny_data):
+    yolo = copy_as_yolo(tiny_data, tmp_path / "yolo")
+    content = json.loads((tiny_data / "annotations" / "instances_val.json").read_text())
+    rows = [
+        {key: row[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.5}
+        for row in content["annotations"]
+    ]
+    (tmp_path / "found.json").write_text(json.dumps(rows))
+    report = evaluate_files(tiny_data, tmp_path / "found.json", split="val")
+    assert report["metrics"]["AP"] == pytest.approx(1.0)
+    assert report["inputs"]["annotations"]["split"] == "val"
+    with pytest.raises(ConfigError, match="offset: needed"):
+        evaluate_files(tiny_data, tmp_path / "found.json", split="val", protocol="voc12")
+    for row in rows:
+        row["image_id"] = f"images/val/{row['image_id']:06d}.jpg"
+        row["category_id"] -= 1
+    (tmp_path / "found.json").write_text(json.dumps(rows))
+    for place in (yolo, yolo / "data.yaml"):
+        report = evaluate_files(place, tmp_path / "found.json", split="val", protocol="voc12")
+        assert report["metrics"]["AP"] == pytest.approx(1.0)
+        assert report["settings"]["offset"] == 0.0

@@ -278,7 +278,7 @@ def test_D10_byte_order_mark_is_read(coco: Content, write_coco: Write) -> None:
         ("null", "must be a JSON object"),
         ('{"images": [' + "1" * 10_000 + "]}", "holds a number that cannot be read"),
         ('{"categories": {}, "images": [], "annotations": []}', "categories: must be a list"),
-        ('{"categories": [3, {}], "images": [], "annotations": []}', "1 entries are no objects: number 0"),
+        ('{"categories": [3, {}], "images": [], "annotations": []}', "1 entries are not objects: number 0"),
         ('{"categories": [], "images": [{"id": 1}], "annotations": []}', "lists no categories"),
         ('{"name": "NaN \\" NaN",\n "x": NaN}', "the literal NaN at line 2, column 7"),
     ],

@@ -108,7 +108,7 @@ def test_named_files_win_over_the_folder(
 
 
 def test_what_is_not_there_is_told_with_what_is(tmp_path: Path, coco: Content, lay_out: Callable[..., Path]) -> None:
-    with pytest.raises(DatasetError, match="there is no such folder"):
+    with pytest.raises(DatasetError, match="no such folder"):
         open_dataset(tmp_path / "none", "train")
     with pytest.raises(DatasetError, match="no data set was named"):
         open_dataset(None, "train")

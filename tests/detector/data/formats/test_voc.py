@@ -9,12 +9,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from detector.data.formats.voc import VOC_CLASSES, load_voc
+from detector.data.class_list import single_dataset
+from detector.data.formats.voc import VOC_CLASSES, parse_voc
 from detector.data.formats.voc_xml import read_voc_xml
+from detector.data.samples import Dataset
 from detector.errors import DatasetError
 
 WriteVoc = Callable[..., Path]
 VocXml = Callable[..., str]
+
+
+def load_voc(root: Path, image_sets: str, classes: tuple[str, ...] | None, name: str) -> Dataset:
+    return single_dataset(parse_voc(root, image_sets, name), classes)
 
 
 @pytest.fixture
@@ -64,14 +70,14 @@ def test_every_line_of_a_per_class_set_is_an_image(devkit: Path) -> None:
     [
         ("trainval", "several VOC folders, and 'trainval' does not say which.*2007:trainval; 2012:trainval"),
         ("2010:trainval", "has no VOC2010"),
-        ("2007:nope", "there is no such image set.*There are: cat_trainval; empty; test; trainval"),
+        ("2007:nope", "no such image set.*There are: cat_trainval; empty; test; trainval"),
         ("2007:empty", "lists no images"),
         ("2007:trainval+2007:cat_trainval", "2 images are listed more than once: '000007'; '000005'"),
-        ("2007:../Main/test", "is no VOC split"),
-        ("2007:", "is no VOC split"),
-        ("", "is no VOC split"),
-        ("+", "is no VOC split"),
-        ("2007:te\0st", "is no VOC split"),
+        ("2007:../Main/test", "is not a VOC split"),
+        ("2007:", "is not a VOC split"),
+        ("", "is not a VOC split"),
+        ("+", "is not a VOC split"),
+        ("2007:te\0st", "is not a VOC split"),
     ],
 )
 def test_splits_that_do_not_exist(devkit: Path, image_sets: str, message: str) -> None:
@@ -162,7 +168,7 @@ def test_D3_D9_bad_objects_are_named(
         ("<annotation><object>", "is not valid XML"),
         ("<annotation>&undefined;</annotation>", "is not valid XML"),
         ('<?xml version="1.0" encoding="klingon"?><annotation/>', "is not valid XML"),
-        ("<html></html>", "is no VOC annotation.*<html>"),
+        ("<html></html>", "is not a VOC annotation.*<html>"),
         ("<annotation><size><width>x</width><height>3</height></size></annotation>", "size: must be two whole numbers"),
         ("<annotation><size><width>-4</width><height>3</height></size></annotation>", "size: must be two whole"),
     ],

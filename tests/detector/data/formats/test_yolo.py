@@ -1,5 +1,7 @@
 """YOLO's text labels in Ultralytics' layout: every variant of its files, and what is refused."""
 
+import contextlib
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +9,8 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from detector.data.formats import FORMATS, FormatName, dataset_name, open_dataset, open_split, open_splits
 from detector.data.formats import yolo_description as description
@@ -258,9 +262,22 @@ def test_a_test_split_has_the_training_classes(root: Path, picture: Picture) -> 
     assert open_split(root, "test", ("cat", "dog"), drop_other_classes=True).offsets.tolist() == [0, 0]
 
 
-def test_two_formats_in_one_folder_are_told_apart(root: Path, coco: dict[str, object], picture: Picture) -> None:
-    import json
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_bytes_the_files_hold_the_result_is_a_data_set_or_an_error(root: Path, data: st.DataObject) -> None:
+    file = root / data.draw(st.sampled_from(["data.yaml", "labels/train/b.txt"]))
+    original = (FOLDERS + NAMES if file.suffix == ".yaml" else "2 0.25 0.5 0.5 1\n1 0.75 0.5 0.5 0.2\n").encode()
+    start, length = data.draw(st.integers(0, len(original))), data.draw(st.integers(0, 5))
+    write(file, original[:start] + data.draw(st.binary(max_size=12)) + original[start + length :])
+    boxes = np.zeros((0, 4))
+    with contextlib.suppress(DatasetError):
+        boxes = open_dataset(root, "train").boxes_xywh
+    write(file, original)
+    assert np.isfinite(boxes).all()
+    assert (boxes[:, 2:] >= 0).all()
 
+
+def test_two_formats_in_one_folder_are_told_apart(root: Path, coco: dict[str, object], picture: Picture) -> None:
     write(root / "train/_annotations.coco.json", json.dumps(coco))
     for letter in "abc":
         picture(root / "train" / f"{letter}.png")
