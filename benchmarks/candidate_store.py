@@ -18,6 +18,7 @@ from benchmarks.settings import Settings
 from benchmarks.timing import repeated
 from benchmarks.workloads import COCO_CLASSES, FULL_SIZE, scoring_rows, trained_objects, trained_outputs
 from detector.config import ScoringConfig
+from detector.data.box_geometry import xywh_from_corners
 from detector.data.cache import save_dataset
 from detector.data.samples import Category, Dataset
 from detector.models.confidence import combine_scores
@@ -136,7 +137,7 @@ def _dataset(folder: Path, images: int, size: tuple[int, int], truths: list[tupl
     scale = np.array([_ORIGINAL[1] / size[1], _ORIGINAL[0] / size[0]] * 2)
     chosen = [truths[image % len(truths)] for image in range(images)]
     corners = np.concatenate([boxes for boxes, _ in chosen]) * scale
-    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    boxes = xywh_from_corners(corners)
     count = len(boxes)
     return Dataset(
         name="generated",

@@ -77,7 +77,7 @@ def voc_average_precision(
     Crowds, which VOC does not have, are ignored like difficult objects.
     """
     thresholds = (float(iou),) if isinstance(iou, int | float) else tuple(float(value) for value in iou)
-    ranked = _RankedMatches.match(dataset, table, offset)
+    ranked = VocMatches.match(dataset, table, offset)
     class_ap = np.full((len(thresholds), len(dataset.categories)), np.nan)
     for label in range(len(dataset.categories)):
         if ranked.countable[label]:
@@ -86,14 +86,8 @@ def voc_average_precision(
     return VocMetrics(thresholds, class_ap)
 
 
-def voc_curves(dataset: Dataset, table: DetectionTable, *, iou: float, offset: float = 1.0) -> list[VocCurve]:
-    """The precision-recall curve of each class in label order, before interpolation."""
-    ranked = _RankedMatches.match(dataset, table, offset)
-    return [ranked.curve(label, iou) for label in range(len(dataset.categories))]
-
-
 @dataclass(frozen=True, eq=False)
-class _RankedMatches:
+class VocMatches:
     """Detections by label, then score, each with its assigned ground truth."""
 
     class_starts: NDArray[np.int64]
@@ -108,7 +102,8 @@ class _RankedMatches:
     """(C,) objects that count."""
 
     @classmethod
-    def match(cls, dataset: Dataset, table: DetectionTable, offset: float) -> "_RankedMatches":
+    def match(cls, dataset: Dataset, table: DetectionTable, offset: float = 1.0) -> "VocMatches":
+        """Assign each detection the object of its class and image that it overlaps most."""
         num_classes = len(dataset.categories)
         order = np.lexsort((-table.scores, table.labels))  # lexsort is stable
         labels = table.labels[order]
@@ -133,6 +128,7 @@ class _RankedMatches:
         )
 
     def curve(self, label: int, threshold: float) -> VocCurve:
+        """Curve of one class at an IoU threshold, before interpolation."""
         rows = slice(int(self.class_starts[label]), int(self.class_starts[label + 1]))
         reaches = self.best_iou[rows] >= threshold
         ignored = reaches & self.ignored_truth[rows]

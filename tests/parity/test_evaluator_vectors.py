@@ -9,7 +9,7 @@ import pytest
 
 from detector.data.samples import Category, Dataset
 from detector.evaluation.results import DetectionTable
-from detector.evaluation.voc_ap import VocCurve, voc_average_precision, voc_curves
+from detector.evaluation.voc_ap import VocCurve, VocMatches, voc_average_precision
 from runyard.scoring.evaluate import evaluate_files
 
 COCO_CASES = {
@@ -134,7 +134,8 @@ def test_voc_chainercv_curves(vectors, offset):
             scores=np.concatenate(case["pred_scores"]).astype(np.float64),
         )
         for expected in case["expected"]:
-            curves = voc_curves(dataset, table, iou=expected["iou_thresh"], offset=offset)
+            matches = VocMatches.match(dataset, table, offset)
+            curves = [matches.curve(label, expected["iou_thresh"]) for label in range(len(dataset.categories))]
             for curve, precision, recall in zip(curves, expected["prec"], expected["rec"], strict=True):
                 # Where it has nan (nothing counted so far) or None (no such class), we have 0 or no rows.
                 np.testing.assert_allclose(curve.precision, np.nan_to_num(np.array(precision or [], dtype=float)))

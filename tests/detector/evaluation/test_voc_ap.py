@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from detector.evaluation.results import DetectionTable
-from detector.evaluation.voc_ap import voc_average_precision, voc_curves
+from detector.evaluation.voc_ap import VocMatches, voc_average_precision
 
 THRESHOLDS = (0.5, 0.7, 0.9)
 
@@ -123,7 +123,7 @@ def test_nothing_to_find_and_nothing_found(make_dataset, make_table):
 def test_curves_before_interpolation(make_dataset, make_table):
     dataset = make_dataset([(0, 0, 0, 0, 10, 10), (1, 0, 20, 20, 50, 50)], images=2, classes=2)
     table = make_table([(0, 0, 60, 60, 9, 9, 0.9), (0, 0, 0, 0, 10, 10, 0.8), (0, 1, 0, 0, 10, 10, 0.8)])
-    curve, other = voc_curves(dataset, table, iou=0.5)
+    curve, other = (VocMatches.match(dataset, table).curve(label, 0.5) for label in range(2))
     assert curve.precision.tolist() == [0.0, 0.5]
     assert curve.recall.tolist() == [0.0, 0.5]
     assert other.precision.tolist() == [0.0]
