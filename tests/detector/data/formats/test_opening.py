@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.data.formats import open_dataset, open_splits
+from detector.data.formats import dataset_name, list_splits, open_dataset, open_split, open_splits
 from detector.errors import DatasetError
 
 Content = dict[str, Any]
@@ -149,6 +149,64 @@ def test_voc_is_found_or_said(
         open_dataset(root, "train", format="voc", annotations=root / "train" / "_annotations.coco.json")
     with pytest.raises(DatasetError, match="cannot be chosen for VOC"):
         open_dataset(root, "train", format="voc", images=root)
+
+
+@pytest.mark.parametrize(
+    ("places", "listed"),
+    [
+        (
+            ("train/_annotations.coco.json", "valid/_annotations.coco.json", "test/_annotations.coco.json"),
+            ["test", "train", "valid"],
+        ),
+        (
+            (
+                "annotations/instances_train2017.json",
+                "annotations/captions_train2017.json",
+                "annotations/image_info_test-dev2017.json",
+            ),
+            ["test-dev2017", "train2017"],
+        ),
+        (("elsewhere/mine.json",), []),
+    ],
+)
+def test_the_splits_of_a_folder_are_listed(
+    tmp_path: Path, coco: Content, places: tuple[str, ...], listed: list[str]
+) -> None:
+    for place in places:
+        _write(tmp_path / place, coco)
+    assert list_splits(tmp_path) == list_splits(tmp_path, "coco") == listed
+    assert list_splits(tmp_path, "voc") == list_splits(tmp_path, "yolo") == []
+
+
+def test_a_test_split_is_opened_with_the_training_classes(coco: Content, lay_out: Callable[..., Path]) -> None:
+    root = lay_out(coco, *((f"{split}/_annotations.coco.json", split) for split in ("train", "valid", "test")))
+    train, _ = open_splits(root, "train", "val")
+    test = open_split(root, "test", train.class_names)
+    assert test.name == "farm/test"
+    assert test.categories == train.categories
+    with pytest.raises(DatasetError, match=r"test.*classes that the training data has none of: 'zebra' \(1 boxes\)"):
+        open_split(root, "test", ("cow",))
+    assert open_split(root, "test", ("cow",), drop_other_classes=True).labels.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("file", "images"),
+    [
+        ("annotations/instances_val.json", "val"),
+        ("val/_annotations.coco.json", "val"),
+        ("annotations/val.json", "images/val"),
+    ],
+)
+def test_the_name_of_a_data_set_is_known_without_opening_it(
+    coco: Content, lay_out: Callable[..., Path], file: str, images: str
+) -> None:
+    root = lay_out(coco, (file, images))
+    for dataset, name in (
+        (open_dataset(root, "val"), dataset_name(root)),
+        (open_dataset(None, "val", annotations=root / file), dataset_name(None, root / file)),
+    ):
+        assert dataset.name.partition("/")[0] == name == "farm"
+    assert dataset_name(Path("/nowhere/at all")) == "at all"
 
 
 def _with_categories(content: Content, *categories: tuple[int, str]) -> Content:
