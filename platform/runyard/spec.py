@@ -12,6 +12,7 @@ from typing import Any, Literal
 from detector import fields
 from detector.config import (
     DataConfig,
+    DetectorConfig,
     LossConfig,
     OptimConfig,
     RetinaNetConfig,
@@ -141,7 +142,7 @@ class ExperimentSpec:
 
     recipe: str = "experiment"
     paper: PaperReference = field(default_factory=PaperReference)
-    model: RetinaNetConfig = field(default_factory=RetinaNetConfig, metadata=identity("training"))
+    model: DetectorConfig = field(default_factory=RetinaNetConfig, metadata=identity("training"))
     loss: LossConfig = field(default_factory=LossConfig, metadata=identity("training"))
     optim: OptimConfig = field(default_factory=OptimConfig, metadata=identity("training"))
     data: DataConfig = field(default_factory=DataConfig, metadata=identity("training"))

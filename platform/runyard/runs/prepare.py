@@ -13,6 +13,7 @@ import numpy as np
 from safetensors.torch import save
 from torch import Tensor
 
+from detector.config import BackboneConfig, RetinaNetConfig
 from detector.data.cache import save_dataset
 from detector.data.epoch_plan import trainable_images
 from detector.data.fingerprint import fingerprint
@@ -91,7 +92,7 @@ def prepare(spec: ExperimentSpec, data: tuple[Dataset, Dataset] | None = None) -
     trainable_images(train, spec.data)
     fingerprints = {"train": fingerprint(train), "val": fingerprint(val)}
     earlier = _earlier_manifest(folder, spec, fingerprints)
-    weights = None if earlier is not None or spec.model.backbone.weights == "none" else _imagenet_weights(spec)
+    weights = None if earlier is not None or spec.model.initial_weights == "none" else _imagenet_weights(spec)
     manifest = build_manifest(dataset_fingerprints=fingerprints, seed=spec.seed)
     manifest[_EVALUATED_ON] = (earlier or {}).get(_EVALUATED_ON, {}) | {spec.validation_hash: fingerprints["val"]}
     manifest["skipped_images"] = {
@@ -222,10 +223,11 @@ def _earlier_manifest(folder: RunFolder, spec: ExperimentSpec, fingerprints: dic
 
 
 def _imagenet_weights(spec: ExperimentSpec) -> dict[str, Tensor]:
-    """The trunk's weights, checked against the trunk: workers on other nodes read them from the run's folder."""
+    """The backbone's weights, checked against it: workers on other nodes read them from the run's folder."""
     # Imports torchvision, for a second: what else a driver does needs none of it.
     from detector.models.backbones import build_backbone, load_imagenet_weights
 
-    trunk = build_backbone(spec.model.backbone)
-    load_imagenet_weights(trunk, spec.model.backbone.name, spec.source.weights_file)
-    return dict(trunk.state_dict())
+    config = spec.model.backbone if isinstance(spec.model, RetinaNetConfig) else BackboneConfig(name="resnet50")
+    backbone = build_backbone(config)
+    load_imagenet_weights(backbone, config.name, spec.source.weights_file)
+    return dict(backbone.state_dict())
