@@ -34,7 +34,7 @@ def test_a_spec_survives_json() -> None:
         ({"modell": {}}, "spec.modell: unknown key"),
         ({"model": {"backbone": {"depth": 50}}}, "spec.model.backbone.depth: unknown key"),
         ({"model": {"__class__": "os.system"}}, "spec.model.__class__: unknown key"),
-        ({"model": []}, "spec.model: expected a mapping"),
+        ({"model": []}, "spec.model: expected one of RetinaNetConfig, TorchvisionRetinaNetConfig (found 'list')"),
         ({"optim": {"batch_size": "16"}}, "spec.optim.batch_size: expected a value of type int"),
         ({"optim": {"batch_size": True}}, "spec.optim.batch_size: expected a value of type int"),
         ({"runtime": {"workers": 2, "min_workers": 3}}, "runtime.min_workers: expected 1 to runtime.workers"),
