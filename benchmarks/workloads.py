@@ -1,4 +1,4 @@
-"""What is measured on: made-up inputs with the sizes and the statistics of real ones, the same for both sides.
+"""Inputs of the measurements: made up, with the sizes and the statistics of real ones, the same for both sides.
 
 B images, A anchors, C classes, G ground-truth boxes. Everything follows from a seed.
 """

@@ -99,9 +99,9 @@ def _read_content(folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def recorded_metadata(folder: Path) -> dict[str, Any]:
-    """The metadata of a checkpoint whose tensors nobody is going to use, so that they are not read.
+    """The metadata of a checkpoint, without reading its tensors.
 
-    They may be damaged: that is for whoever loads them to notice. CheckpointError where the metadata are.
+    The tensors may be damaged: loading them checks. Raise CheckpointError for damaged metadata.
     """
     return _read_content(folder)[1]
 

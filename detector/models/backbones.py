@@ -1,4 +1,4 @@
-"""The trunk: torchvision's ResNets up to C5, their normalisation and freezing, and their ImageNet weights.
+"""The backbone: torchvision's ResNets up to C5, their normalisation and freezing, and their ImageNet weights.
 
 B images. Features C3, C4, C5 are (B, channels, H_l, W_l) with strides 8, 16, 32. The stride of a bottleneck lies in
 its 3x3 convolution, as in torchvision and in the paper's code.
@@ -71,7 +71,7 @@ def _group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, channels), channels)
 
 
-class ResNetTrunk(nn.Module):
+class ResNetBackbone(nn.Module):
     """A torchvision ResNet without its classifier, under torchvision's parameter names."""
 
     def __init__(self, config: BackboneConfig) -> None:
@@ -116,7 +116,7 @@ class ResNetTrunk(nn.Module):
         c4 = self.layer3(c3)
         return c3, c4, self.layer4(c4)
 
-    def train(self, mode: bool = True) -> "ResNetTrunk":
+    def train(self, mode: bool = True) -> "ResNetBackbone":
         """As usual, but frozen stages keep their statistics even where BatchNorm is trained."""
         super().train(mode)
         for stage in self._frozen:
@@ -124,13 +124,13 @@ class ResNetTrunk(nn.Module):
         return self
 
 
-def build_backbone(config: BackboneConfig) -> ResNetTrunk:
-    """The trunk with random weights (torchvision's initialisation) and frozen stages as `config` says.
+def build_backbone(config: BackboneConfig) -> ResNetBackbone:
+    """The backbone with random weights (torchvision's initialisation) and frozen stages as `config` says.
 
     Its `channels` are those of C3, C4, C5. Warns where the normalisation depends on the number of workers, or where
     nothing is normalised.
     """
-    return ResNetTrunk(config)
+    return ResNetBackbone(config)
 
 
 def resolve_imagenet_weights(name: BackboneName, weights_file: Path | None) -> Path:
@@ -172,9 +172,9 @@ def _download(url: str, file: Path) -> None:
 
 
 def load_imagenet_weights(backbone: nn.Module, name: BackboneName, weights_file: Path | None) -> None:
-    """Load ImageNet weights into a trunk in place; the file's classifier (`fc.*`) is ignored.
+    """Load ImageNet weights into a backbone in place; the file's classifier (`fc.*`) is ignored.
 
-    Reads .safetensors, or anything `torch.load` reads without running code. Raises CheckpointError, with the trunk
+    Reads .safetensors, or anything `torch.load` reads without running code. Raises CheckpointError, with the backbone
     unchanged, where the file is missing, unreadable or of another network: keys are named.
     """
     file = resolve_imagenet_weights(name, weights_file)

@@ -52,7 +52,7 @@ class Detections:
     class_scores: Tensor
     """(D,) float32, the probability p of that class."""
     ious: Tensor
-    """(D,) float32, the IoU that the score was made with, predicted or given; NaN where there is none."""
+    """(D,) float32, the IoU that the score was made with, predicted or given; NaN without one."""
     anchor_index: Tensor
     """(D,) int64 flat anchor index; -1 where the detector does not give it."""
 

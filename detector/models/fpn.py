@@ -1,4 +1,4 @@
-"""The feature pyramid: C3, C4 and C5 of the trunk to P3 ... P7 of equal width.
+"""The feature pyramid: C3, C4 and C5 of the backbone to P3 ... P7 of equal width.
 
 Features are (B, channels, H_l, W_l) with strides 8, 16, 32 (C3 to C5, P3 to P5), 64 and 128 (P6, P7).
 """
@@ -12,7 +12,7 @@ NormName = Literal["none", "group"]
 
 
 def normalisation(norm: NormName, channels: int) -> nn.Module:
-    """What follows a convolution of the FPN or of a tower: nothing, or GroupNorm over groups of 8 channels.
+    """The layer behind a convolution of the FPN or of a tower: nothing, or GroupNorm over groups of 8 channels.
 
     A group must hold more than one value, and P7 of a small image has a single place.
     """
@@ -22,7 +22,7 @@ def normalisation(norm: NormName, channels: int) -> nn.Module:
 class FeaturePyramid(nn.Module):
     """1x1 laterals, top-down sums of nearest-neighbour upsampled maps, 3x3 outputs; P6 from C5, P7 from P6.
 
-    As in MMDetection's RetinaNet, P6 is a stride-2 convolution of C5 (not of P5) and there is no ReLU before P7.
+    As in MMDetection's RetinaNet, P6 is a stride-2 convolution of C5 (not of P5) without a ReLU before P7.
     Weights are Xavier uniform, biases 0. With norm 'group' GroupNorm follows each of the five output convolutions.
     """
 

@@ -15,7 +15,7 @@ from detector.models.fpn import NormName, normalisation
 
 
 class HeadOutputs(NamedTuple):
-    """What the network says of every anchor, per level P3 to P7; anchors ordered y, x, anchor-of-location.
+    """Outputs of the network for every anchor, per level P3 to P7; anchors ordered y, x, anchor-of-location.
 
     With channels-last weights these are views of the convolutions' outputs: nothing is copied or concatenated.
     """
@@ -52,7 +52,7 @@ class RetinaNetHeads(nn.Module):
         self.iou_logits: nn.Conv2d | None = None
         if config.iou_head:
             # A branch of the random stream of its own: one seed gives the baseline and the IoU-aware detector the
-            # same weights everywhere else, and leaves the same stream to whoever draws next.
+            # same weights everywhere else, and leaves the same stream to later draws.
             with torch.random.fork_rng(devices=[]):
                 self.iou_logits = nn.Conv2d(channels, anchors, 3, padding=1)
                 _initialise(self.iou_logits)

@@ -131,7 +131,7 @@ def best_logits(outputs: HeadOutputs) -> list[Tensor]:
 def select_anchors(
     best: Sequence[Tensor], ious: Sequence[Tensor] | None, anchor_valid: Tensor, scoring: ScoringConfig
 ) -> Tensor:
-    """Which anchors are among the `scoring.top_k` of their level by the score of their best class.
+    """Choose the `scoring.top_k` anchors of each level by the score of their best class.
 
     Args:
         best: per level (B, A_l), see `best_logits`; NaN excludes the anchor.
@@ -148,10 +148,9 @@ def select_anchors(
         if num_anchors <= scoring.top_k:
             valid = valid & ~best[level].isnan()
         elif valid.device.type == "cpu":
-            valid = torch.stack([
-                _top_of_image(best[level][image], None if of_level is None else of_level[image], mask, scoring)
-                for image, mask in enumerate(valid)
-            ])  # fmt: skip
+            ious_of = [None] * len(valid) if of_level is None else list(of_level)
+            of_images = zip(best[level], ious_of, valid, strict=True)
+            valid = torch.stack([_top_of_image(*of_image, scoring) for of_image in of_images])
         else:
             scores = _best_class_scores(best[level], of_level, scoring)
             valid = valid & ~(scores.isnan() | best[level].isnan())
@@ -190,7 +189,7 @@ def _may_be_at_the_top(best: Tensor, ious: Tensor | None, valid: Tensor, scoring
         estimate.add_(ious.log(), alpha=weight_q)
     if not bool(valid.all()):
         estimate.masked_fill_(~valid, -torch.inf)
-    # A group's anchors lie far apart, as neighbours are good together. With a NaN among them there is no bound.
+    # A group's anchors lie far apart, as neighbours are good together. A NaN among them leaves no bound.
     highest = estimate[: groups * _GROUP].view(_GROUP, groups).amax(dim=0)
     lowest = highest.topk(scoring.top_k, sorted=False).values.amin()
     # No estimate tells how factors that float32 has few digits for were rounded.

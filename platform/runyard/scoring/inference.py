@@ -24,7 +24,6 @@ from detector.data.transforms import to_original_frame
 from detector.engine import autocast_dtype
 from detector.errors import InputError
 from detector.evaluation.results import DetectionTable
-from detector.models.build import build_detector
 from detector.models.detector import Detections, ScoringRow
 from detector.predictor import Predictor
 from detector.rescoring.columns import ImageRows
@@ -86,6 +85,9 @@ def keep_candidates(spec: ExperimentSpec, folder: RunFolder, rows: Sequence[Scor
     store = folder.candidates(spec.validation_hash)
 
     def predictor() -> Predictor:
+        # Imports torchvision, for a second: a driver that only reads stores needs none of it.
+        from detector.models.build import build_detector
+
         detector = build_detector(spec.model, spec.loss, len(dataset.categories))
         load_checkpoint(checkpoint, detector)
         dtype = autocast_dtype(spec.optim.precision, context.device)

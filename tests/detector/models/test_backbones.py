@@ -1,4 +1,4 @@
-"""The trunk: shapes, names, freezing, normalisation, and reading ImageNet weights."""
+"""The backbone: shapes, names, freezing, normalisation, and reading ImageNet weights."""
 
 import pickle
 from pathlib import Path
@@ -26,10 +26,10 @@ from detector.models.backbones import (
     [("resnet18", (128, 256, 512)), ("resnet34", (128, 256, 512)), ("resnet50", (512, 1024, 2048))],
 )
 def test_features(name: str, channels: tuple[int, int, int]) -> None:
-    trunk = build_backbone(BackboneConfig(name=name)).eval()  # type: ignore[arg-type]
-    assert trunk.channels == channels
+    backbone = build_backbone(BackboneConfig(name=name)).eval()  # type: ignore[arg-type]
+    assert backbone.channels == channels
     with torch.no_grad():
-        features = trunk(torch.rand(2, 3, 64, 96))
+        features = backbone(torch.rand(2, 3, 64, 96))
     assert [tuple(f.shape) for f in features] == [
         (2, width, 64 // stride, 96 // stride) for width, stride in zip(channels, (8, 16, 32), strict=True)
     ]
@@ -46,30 +46,30 @@ def test_parameters_are_named_and_shaped_as_torchvisions(name: str) -> None:
 
 def test_resnext101_32x4d_has_groups_of_four() -> None:
     with torch.device("meta"):
-        trunk = build_backbone(BackboneConfig(name="resnext101_32x4d"))
-    assert trunk.layer1[0].conv2.weight.shape == (128, 4, 3, 3)
-    assert trunk.layer1[0].conv2.groups == 32
-    assert trunk.channels == (512, 1024, 2048)
+        backbone = build_backbone(BackboneConfig(name="resnext101_32x4d"))
+    assert backbone.layer1[0].conv2.weight.shape == (128, 4, 3, 3)
+    assert backbone.layer1[0].conv2.groups == 32
+    assert backbone.channels == (512, 1024, 2048)
 
 
 @pytest.mark.parametrize("stages", [-1, 0, 1, 4])
 def test_freezing(stages: int) -> None:
-    trunk = build_backbone(BackboneConfig(name="resnet18", frozen_stages=stages))
-    frozen = {name.split(".")[0] for name, p in trunk.named_parameters() if not p.requires_grad}
-    trained = {name.split(".")[0] for name, p in trunk.named_parameters() if p.requires_grad}
+    backbone = build_backbone(BackboneConfig(name="resnet18", frozen_stages=stages))
+    frozen = {name.split(".")[0] for name, p in backbone.named_parameters() if not p.requires_grad}
+    trained = {name.split(".")[0] for name, p in backbone.named_parameters() if p.requires_grad}
     expected = set() if stages < 0 else {"conv1", "bn1", *(f"layer{n}" for n in range(1, stages + 1))}
     assert frozen == expected
     assert not frozen & trained
 
 
 def test_affine_is_trained_and_statistics_are_not() -> None:
-    trunk = build_backbone(BackboneConfig(name="resnet18")).train()
-    norm = trunk.layer2[0].bn1
+    backbone = build_backbone(BackboneConfig(name="resnet18")).train()
+    norm = backbone.layer2[0].bn1
     assert isinstance(norm, FrozenStatisticsBatchNorm2d)
     assert norm.weight.requires_grad
     assert norm.bias.requires_grad
     before = norm.running_mean.clone()
-    trunk(torch.rand(2, 3, 64, 64))[2].sum().backward()
+    backbone(torch.rand(2, 3, 64, 64))[2].sum().backward()
     assert torch.equal(norm.running_mean, before)
     assert norm.weight.grad is not None
 
@@ -91,23 +91,23 @@ def test_frozen_statistics_equal_batch_norm_in_evaluation() -> None:
 
 
 def test_from_scratch_is_group_norm_with_nothing_frozen() -> None:
-    trunk = build_backbone(BackboneConfig(name="resnet18", weights="none"))
-    norms = [module for module in trunk.modules() if isinstance(module, nn.GroupNorm)]
+    backbone = build_backbone(BackboneConfig(name="resnet18", weights="none"))
+    norms = [module for module in backbone.modules() if isinstance(module, nn.GroupNorm)]
     assert len(norms) == 20
     assert {norm.num_groups for norm in norms} == {32}
-    assert not any(isinstance(module, nn.BatchNorm2d | FrozenStatisticsBatchNorm2d) for module in trunk.modules())
-    assert all(parameter.requires_grad for parameter in trunk.parameters())
+    assert not any(isinstance(module, nn.BatchNorm2d | FrozenStatisticsBatchNorm2d) for module in backbone.modules())
+    assert all(parameter.requires_grad for parameter in backbone.parameters())
 
 
 def test_batch_norm_warns_and_frozen_stages_keep_their_statistics() -> None:
     with pytest.warns(UserWarning, match="number of workers"):
-        trunk = build_backbone(BackboneConfig(name="resnet18", norm="batch")).train()
-    trunk(torch.rand(2, 3, 64, 64))
-    assert trunk.bn1.running_mean.abs().sum() == 0
-    assert trunk.layer1[0].bn1.running_mean.abs().sum() == 0
-    assert trunk.layer2[0].bn1.running_mean.abs().sum() > 0
-    assert trunk.layer2[0].training
-    assert not trunk.layer1[0].training
+        backbone = build_backbone(BackboneConfig(name="resnet18", norm="batch")).train()
+    backbone(torch.rand(2, 3, 64, 64))
+    assert backbone.bn1.running_mean.abs().sum() == 0
+    assert backbone.layer1[0].bn1.running_mean.abs().sum() == 0
+    assert backbone.layer2[0].bn1.running_mean.abs().sum() > 0
+    assert backbone.layer2[0].training
+    assert not backbone.layer1[0].training
 
 
 def test_statistics_that_normalise_nothing_warn() -> None:
@@ -128,9 +128,9 @@ def test_weights_file_is_loaded(suffix: str, imagenet_state: dict[str, torch.Ten
         torch.save(imagenet_state, file)
     else:
         save_file(imagenet_state, file)
-    trunk = build_backbone(BackboneConfig(name="resnet18"))
-    load_imagenet_weights(trunk, "resnet18", file)
-    for key, value in trunk.state_dict().items():
+    backbone = build_backbone(BackboneConfig(name="resnet18"))
+    load_imagenet_weights(backbone, "resnet18", file)
+    for key, value in backbone.state_dict().items():
         assert torch.equal(value, imagenet_state[key]), key
 
 
@@ -138,9 +138,9 @@ def test_weights_load_into_trained_batch_norm_too(imagenet_state: dict[str, torc
     old = {key: value for key, value in imagenet_state.items() if "num_batches_tracked" not in key}
     torch.save(old, tmp_path / "old.pth")
     with pytest.warns(UserWarning, match="number of workers"):
-        trunk = build_backbone(BackboneConfig(name="resnet18", norm="batch"))
-    load_imagenet_weights(trunk, "resnet18", tmp_path / "old.pth")
-    assert torch.equal(trunk.layer4[1].bn2.weight, imagenet_state["layer4.1.bn2.weight"])
+        backbone = build_backbone(BackboneConfig(name="resnet18", norm="batch"))
+    load_imagenet_weights(backbone, "resnet18", tmp_path / "old.pth")
+    assert torch.equal(backbone.layer4[1].bn2.weight, imagenet_state["layer4.1.bn2.weight"])
 
 
 def test_h2_weights_of_another_network_are_refused_by_key(
@@ -152,16 +152,16 @@ def test_h2_weights_of_another_network_are_refused_by_key(
     state["conv1.weight"] = torch.zeros(64, 3, 3, 3)
     file = tmp_path / "other.pth"
     torch.save(state, file)
-    trunk = build_backbone(BackboneConfig(name="resnet18"))
-    before = trunk.conv1.weight.clone()
+    backbone = build_backbone(BackboneConfig(name="resnet18"))
+    before = backbone.conv1.weight.clone()
     with pytest.raises(CheckpointError) as caught:
-        load_imagenet_weights(trunk, "resnet18", file)
+        load_imagenet_weights(backbone, "resnet18", file)
     message = str(caught.value)
     assert str(file) in message
     assert "1 missing (layer1.0.conv1.weight)" in message
     assert "1 unexpected (head.extra)" in message
     assert "conv1.weight (64, 3, 3, 3) for (64, 3, 7, 7)" in message
-    assert torch.equal(trunk.conv1.weight, before)
+    assert torch.equal(backbone.conv1.weight, before)
 
 
 class _Payload:
@@ -171,12 +171,12 @@ class _Payload:
 
 def test_h1_a_pickle_payload_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    trunk = build_backbone(BackboneConfig(name="resnet18"))
+    backbone = build_backbone(BackboneConfig(name="resnet18"))
     torch.save({"conv1.weight": _Payload()}, "zip.pth")
     Path("raw.pth").write_bytes(pickle.dumps(_Payload(), protocol=2))
     for name in ("zip.pth", "raw.pth"):
         with pytest.raises(CheckpointError, match="cannot be read"):
-            load_imagenet_weights(trunk, "resnet18", Path(name))
+            load_imagenet_weights(backbone, "resnet18", Path(name))
     assert not Path("payload-ran").exists()
 
 

@@ -80,7 +80,7 @@ def test_no_images_and_images_without_candidates(tmp_path):
 
 
 def test_memory_is_that_of_a_group_of_images(tmp_path):
-    """What Arrow holds at once does not grow with the number of images, neither in writing nor in reading."""
+    """Arrow's memory does not grow with the number of images, neither in writing nor in reading."""
     found = make_rows(400)
 
     def largest(num_images):
