@@ -40,15 +40,15 @@ def measure(settings: Settings) -> list[AnyRow]:
 def measure_passes(settings: Settings) -> Row:
     """Twelve rows against one pass."""
     images, (short, long) = (4, (64, 96)) if settings.quick else (8, (400, 667))
-    backbone = BackboneConfig(name="resnet18", weights="none") if settings.quick else BackboneConfig()
+    trunk = BackboneConfig(name="resnet18", weights="none") if settings.quick else BackboneConfig()
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         dataset = make_photographs(folder / "photographs", images, (160, 120) if settings.quick else PHOTO_SIZE)
         save_dataset(dataset, folder / "dataset")
         spec = ExperimentSpec(
-            model=RetinaNetConfig(backbone=backbone), data=DataConfig(short_side_px=short, long_side_px=long)
+            model=RetinaNetConfig(backbone=trunk), data=DataConfig(short_side_px=short, long_side_px=long)
         )
-        checkpoint = _checkpoint(backbone, len(dataset.categories), (short, long), folder / "checkpoint")
+        checkpoint = _checkpoint(spec, len(dataset.categories), (short, long), folder / "checkpoint")
         rows = scoring_rows(spec.scoring)
         context = LocalContext(use_gpu=False)
         numbers: dict[str, list[dict[str, float]]] = {"stored": [], "direct": []}
@@ -78,7 +78,7 @@ def measure_passes(settings: Settings) -> Row:
             if one_pass(row) != numbers["stored"][row]:
                 raise AssertionError(f"row {row} from the store differs from direct inference")
         ours, other = interleaved(seconds(twelve_rows), seconds(one_pass), repeats=settings.repeats(6), warm_up=0)
-    size = f"{backbone.name}, {images} photographs, [{short}, {long}], {len(dataset.categories)} classes"
+    size = f"{trunk.name}, {images} photographs, [{short}, {long}], {len(dataset.categories)} classes"
     return Row(
         key="P10",
         what="12 alpha rows from one forward pass",
@@ -94,9 +94,10 @@ def measure_passes(settings: Settings) -> Row:
     )
 
 
-def _checkpoint(backbone: BackboneConfig, classes: int, size: tuple[int, int], target: Path) -> Path:
+def _checkpoint(spec: ExperimentSpec, classes: int, size: tuple[int, int], target: Path) -> Path:
     """Checkpoint of an untrained model whose scores spread as a trained one's do."""
-    model = our_detector.build(classes, torch.device("cpu"), backbone=backbone)
+    assert isinstance(spec.model, RetinaNetConfig)
+    model = our_detector.build(classes, torch.device("cpu"), backbone=spec.model.backbone)
     batch = training_batch(1, size, classes)
     spread_scores(model.heads.cls_logits, lambda: Predictor(model, torch.device("cpu"))(batch, ROWS))
     save_checkpoint(target, model, None, {})

@@ -13,17 +13,19 @@ import _bootstrap
 
 RUNTIME_ENV = _bootstrap.bootstrap()
 
-from paper_tables import TABLE2  # noqa: E402
-from recipes import TABLE2_ROWS, smoke, table2  # noqa: E402
-from runyard.commandline import entry  # noqa: E402
-from runyard.commandline import sweep as command  # noqa: E402
+from paper_tables import TABLE2
+from recipes import TABLE2_ROWS, smoke, table2
+from runyard.commandline import command, main
+from runyard.commandline.options import Options
+
+TABLE = command.Table("table2", table2, TABLE2_ROWS, smoke, (TABLE2,))
 
 
 def run() -> None:
-    """Parses the command line and runs the sweep."""
-    options, recipe = command.parse(table2, TABLE2_ROWS, smoke, __doc__ or "", command.SweepOptions)
-    command.run(command.build("table2", recipe, TABLE2_ROWS, options), options, RUNTIME_ENV, (TABLE2,))
+    """Parse the command line and run the sweep."""
+    options, given = command.parse(TABLE, __doc__ or "", Options)
+    main.run_command(TABLE, command.build(TABLE, options, given), options, RUNTIME_ENV)
 
 
 if __name__ == "__main__":
-    sys.exit(entry.main(run))
+    sys.exit(main.main(run))

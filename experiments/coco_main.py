@@ -4,7 +4,7 @@
     experiments/coco_main.py --data /data/coco --row r50-iou --workers 8
     experiments/coco_main.py --data /data/coco --rows r50-baseline r50-iou --seeds 3 --workers 8
 
-With --rows or --seeds it is a sweep over rows and seeds, else one run.
+Rows are trained one after the other or side by side, and stand in one table. Without --rows it trains r50-iou.
 Expected (test-dev AP): r50 35.9 -> 36.9, r101 38.1 -> 39.2, x101 39.0 -> 40.6 (baseline -> iou).
 GPU hours: not measured. Run the same command again to continue an interrupted run.
 """
@@ -15,30 +15,19 @@ import _bootstrap
 
 RUNTIME_ENV = _bootstrap.bootstrap()
 
-from paper_tables import TABLE1  # noqa: E402
-from recipes import TABLE1_ROWS, smoke, table1  # noqa: E402
-from runyard.commandline import entry  # noqa: E402
-from runyard.commandline import sweep as command  # noqa: E402
+from paper_tables import TABLE1
+from recipes import TABLE1_ROWS, smoke, table1
+from runyard.commandline import command, main
+from runyard.commandline.options import Options
 
-SWEEP_OPTIONS = ("--rows", "--seeds", "--vary", "--max-concurrent")
-"""Any of them asks for a sweep over the table."""
+TABLE = command.Table("table1", table1, TABLE1_ROWS, smoke, (TABLE1,))
 
 
 def run() -> None:
-    """Parses the command line and runs the experiment, or the sweep."""
-    if any(argument.partition("=")[0] in SWEEP_OPTIONS for argument in sys.argv[1:]):
-        sweep_options, recipe = command.parse(table1, TABLE1_ROWS, smoke, __doc__ or "", command.SweepOptions)
-        command.run(command.build("table1", recipe, TABLE1_ROWS, sweep_options), sweep_options, RUNTIME_ENV, (TABLE1,))
-        return
-    spec, options = entry.parse(table1, ("r50-iou", *TABLE1_ROWS), smoke, __doc__ or "")
-    if options.dry_run:
-        entry.print_dry_run(spec, options.images_per_second)
-        return
-    from runyard.driver.experiment import how_to_browse, run_experiment
-
-    outcome = run_experiment(spec, launcher=options.launcher, smoke=options.smoke, runtime_env=RUNTIME_ENV)
-    print(f"To browse it: {how_to_browse(outcome.spec)}")
+    """Parse the command line and run the sweep."""
+    options, given = command.parse(TABLE, __doc__ or "", Options, rows=("r50-iou",))
+    main.run_command(TABLE, command.build(TABLE, options, given), options, RUNTIME_ENV)
 
 
 if __name__ == "__main__":
-    sys.exit(entry.main(run))
+    sys.exit(main.main(run))

@@ -15,34 +15,35 @@ import _bootstrap
 
 RUNTIME_ENV = _bootstrap.bootstrap()
 
-from collections.abc import Callable, Sequence  # noqa: E402
-from dataclasses import dataclass, replace  # noqa: E402
-from pathlib import Path  # noqa: E402
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-import tyro  # noqa: E402
+import tyro
 
-from paper_tables import TABLE2, TABLE3  # noqa: E402
-from recipes import DEMO_IMAGES, DEMO_TABLE2_ROWS, TABLE3_ROWS, demo_table2, demo_table3  # noqa: E402
-from runyard.commandline import entry  # noqa: E402
-from runyard.paper import PaperTable  # noqa: E402
-from runyard.spec import ExperimentSpec  # noqa: E402
+from paper_tables import TABLE2, TABLE3
+from recipes import DEMO_IMAGES, DEMO_TABLE2_ROWS, TABLE3_ROWS, demo_table2, demo_table3
+from runyard.commandline import main
+from runyard.grid import expand
+from runyard.paper import PaperTable
+from runyard.spec import ExperimentSpec
 
 
 @dataclass(frozen=True)
-class Options:
-    """The demo's command line."""
+class DemoOptions:
+    """Command line of the demo."""
 
     storage: Path = Path("runs/demo")
-    """Where data, runs and the MLflow store go."""
+    """Folder of data, runs and the MLflow store."""
     workers: int = 2
 
 
 def run() -> None:
-    """Generates, trains three times, prints two tables."""
-    options = tyro.cli(Options, description=__doc__)
-    from runyard.driver.experiment import generated_data, how_to_browse
-    from runyard.driver.sweep import run_sweep
-    from runyard.grid import expand
+    """Generate images, train three detectors, print two tables."""
+    options = tyro.cli(DemoOptions, description=__doc__)
+    from runyard.driver.browse import how_to_browse
+    from runyard.driver.run import run_sweep
+    from runyard.driver.smoke import generated_data
 
     storage = options.storage.resolve()
     train_images, val_images, image_size = DEMO_IMAGES
@@ -70,4 +71,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(entry.main(run))
+    sys.exit(main.main(run))

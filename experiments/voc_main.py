@@ -13,17 +13,19 @@ import _bootstrap
 
 RUNTIME_ENV = _bootstrap.bootstrap()
 
-from paper_tables import TABLE5  # noqa: E402
-from recipes import TABLE5_ROWS, smoke, table5  # noqa: E402
-from runyard.commandline import entry  # noqa: E402
-from runyard.commandline import sweep as command  # noqa: E402
+from paper_tables import TABLE5
+from recipes import TABLE5_ROWS, smoke, table5
+from runyard.commandline import command, main
+from runyard.commandline.options import Options
+
+TABLE = command.Table("table5", table5, TABLE5_ROWS, smoke, (TABLE5,))
 
 
 def run() -> None:
-    """Parses the command line and runs the sweep."""
-    options, recipe = command.parse(table5, TABLE5_ROWS, smoke, __doc__ or "", command.SweepOptions)
-    command.run(command.build("table5", recipe, TABLE5_ROWS, options), options, RUNTIME_ENV, (TABLE5,))
+    """Parse the command line and run the sweep."""
+    options, given = command.parse(TABLE, __doc__ or "", Options)
+    main.run_command(TABLE, command.build(TABLE, options, given), options, RUNTIME_ENV)
 
 
 if __name__ == "__main__":
-    sys.exit(entry.main(run))
+    sys.exit(main.main(run))

@@ -178,7 +178,7 @@ def load_imagenet_weights(backbone: nn.Module, name: BackboneName, weights_file:
     unchanged, where the file is missing, unreadable or of another network: keys are named.
     """
     file = resolve_imagenet_weights(name, weights_file)
-    found = {key: value for key, value in _read_tensors(file).items() if not key.startswith("fc.")}
+    found = {key: value for key, value in read_tensors(file).items() if not key.startswith("fc.")}
     wanted = backbone.state_dict()
     # A count that files from before torch 0.4.1 lack and that nothing here uses.
     for state in (found, wanted):
@@ -210,7 +210,15 @@ def _listing(what: str, keys: list[str], limit: int = 5) -> str:
     return f"{len(keys)} {what} ({', '.join(keys[:limit])}{more})" if keys else ""
 
 
-def _read_tensors(file: Path) -> dict[str, Tensor]:
+def published_digest(name: BackboneName) -> str | None:
+    """First hexadecimal digits of the SHA-256 of torchvision's file of ImageNet V1 weights; None where it has none."""
+    if name == "resnext101_32x4d":
+        return None
+    return Path(urlparse(get_model_weights(name).IMAGENET1K_V1.url).path).stem.rpartition("-")[2]
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file, or of one that `torch.load` reads without running code; CheckpointError else."""
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file

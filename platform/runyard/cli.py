@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from detector.config import DataConfig
-from runyard.commandline import entry
+from runyard.commandline import main as entry
 from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig
 
 

@@ -7,9 +7,10 @@ hash; a changed default does (golden identities in the tests). Imports no torch.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,7 +153,8 @@ def _counted(spec: Any, parts: Iterable[Part]) -> dict[str, Leaf]:
 
 def _leaves(spec: Any, inherited: tuple[Part, ...] = (), prefix: str = "") -> dict[str, Leaf]:
     found: dict[str, Leaf] = {}
-    defaults = type(spec)()
+    kind: Any = type(spec)
+    defaults = _defaults(kind)
     for field in dataclasses.fields(spec):
         value, default = getattr(spec, field.name), getattr(defaults, field.name)
         parts, name = parts_of(field, inherited), f"{prefix}{field.name}"
@@ -163,6 +165,13 @@ def _leaves(spec: Any, inherited: tuple[Part, ...] = (), prefix: str = "") -> di
             found[f"{name}.{KIND}"] = Leaf(getattr(value, KIND), getattr(default, KIND), parts, None)
         found |= _leaves(value, parts, f"{name}.")
     return found
+
+
+@functools.cache
+def _defaults(config: Hashable) -> Any:
+    """Default instance of a dataclass."""
+    assert callable(config)
+    return config()
 
 
 def _counts(leaf: Leaf, spec: Any, leaves: Mapping[str, Leaf]) -> bool:

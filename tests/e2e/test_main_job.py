@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
+from runyard.driver.experiment import RunOutcome, run_experiment
 
 from detector.config import BackboneConfig, DataConfig, OptimConfig, RetinaNetConfig
 from detector.data.synthetic import generate_shapes
 from detector.errors import DatasetError
-from runyard.driver.experiment import RunOutcome, run_experiment
 from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig
 from runyard.tracking.journal import read
 from runyard.tracking.stores import resolve_tracking_uri

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from runyard.driver.experiment import run_experiment
 
 from detector.config import BackboneConfig, DataConfig, OptimConfig, RetinaNetConfig
-from runyard.driver.experiment import run_experiment
 from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig
 from runyard.tracking.journal import effective_metrics
 

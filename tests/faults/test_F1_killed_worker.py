@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from runyard.runs.attempt import launch
 
 from runyard.failures import TrainingError
-from runyard.runs.attempt import launch
 from runyard.runs.folder import RunFolder
 from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-
 from runyard.driver.experiment import run_experiment
+
 from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal, effective_metrics, last_status, read

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from runyard.runs.attempt import launch
+
 from runyard.runs.folder import RunFolder
 from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from runyard.runs.attempt import journaled, launch
 from safetensors.torch import load_file
 
 from detector.data.epoch_plan import aspect_groups, epoch_batches, trainable_images
 from detector.data.formats import open_dataset
 from runyard.failures import NonFiniteLossError
-from runyard.runs.attempt import journaled, launch
 from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import effective_metrics, last_status, read

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
+from runyard.driver.experiment import run_experiment
 
 from runyard import cli
 from runyard.driver import experiment
-from runyard.driver.experiment import run_experiment
 from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal, effective_metrics, read

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from runyard.driver.experiment import run_experiment
 
 from runyard import cli
-from runyard.driver.experiment import run_experiment
 from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import last_status, read

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from runyard.driver.experiment import run_experiment
 
 from detector.data.cache import load_dataset
 from detector.errors import ConfigError
-from runyard.driver.experiment import run_experiment
 from runyard.runs.folder import RunFolder, SweepFolder, original_name, safe_name
 from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec, SourceConfig, from_dict

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-
 from runyard.driver.experiment import run_experiment
+
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal, effective_metrics
 from runyard.tracking.mlflow_tracker import MetricValue, MlflowTracker

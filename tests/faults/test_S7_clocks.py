@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 from mlflow.tracking import MlflowClient
-
 from runyard.driver.experiment import run_experiment
+
 from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import effective_metrics, read

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from runyard.runs.attempt import journaled
 
 from detector.config import ScoringConfig
 from detector.files import write_json
 from runyard.driver import sweep
 from runyard.driver.jobs import Job
-from runyard.runs.attempt import journaled
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal
 

@@ -1,29 +1,33 @@
-"""What a trial does, in whatever process: train a run and keep its candidates, or score them under one scoring.
+"""Work of a sweep: train a run, store a finished run's outputs, score them under one scoring.
 
-A job takes everything from the run's folder and leaves everything there; whether it went well is told by the files and
-by the journal, so that a job can be done anywhere and done again. Imports neither ray nor mlflow.
+A job takes everything from the run's folder and leaves everything there; the files and the journal tell whether it went
+well, so that a job can be done in any process and done again. Imports neither ray nor mlflow.
 """
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from detector.checkpoint import recorded_metadata
 from detector.data.cache import load_dataset
 from detector.errors import CandidateStoreError
+from detector.files import write_json
 from detector.models.detector import ScoringRow
-from runyard.runs.attempt import Launcher, journaled, launch, make_reports, only_process
+from runyard.locks import held
+from runyard.runs.attempts import record_attempt
 from runyard.runs.finished import final_checkpoint
 from runyard.runs.folder import RunFolder
+from runyard.runs.prepare import ACTIVITY
 from runyard.scoring.inference import store_identity
 from runyard.scoring.rescore import score_one
-from runyard.spec import ExperimentSpec
+from runyard.spec import ExperimentSpec, to_dict
 from runyard.tracking.journal import Journal
+from runyard.training.launch import Launcher, launch, launch_inference
+from runyard.training.outcome import journaled, make_reports
 
-WriteCandidates = Callable[[ExperimentSpec, RunFolder, Sequence[ScoringRow]], None]
-"""Runs `scoring.inference.keep_candidates` on the workers that a spec asks for."""
+JobKind = Literal["train", "infer", "score"]
 
 
 @dataclass(frozen=True)
@@ -31,71 +35,79 @@ class Job:
     """A unit of work that runs by itself; jobs of one stage can run at the same time."""
 
     id: str
-    """The trial's; of a job that only writes candidates its own."""
+    """The trial's; an inference job has its own."""
     label: str
-    kind: Literal["train", "candidates", "score"]
-    """'train': train and evaluate, then keep the candidates for `rows`, if any; 'candidates': only the latter."""
+    kind: JobKind
+    """'train': train, store the outputs for `rows`, evaluate; 'infer': store outputs only; 'score': from the store."""
     spec: ExperimentSpec
+    """With absolute paths and the run's name in it."""
     folder: RunFolder
     rows: tuple[ScoringRow, ...] = ()
     after: str | None = None
-    """The job that has to have gone well."""
+    """Id of the job that has to have gone well."""
+    start: Mapping[str, Any] = field(default_factory=dict)
+    """What the driver says of itself, for the run's attempts."""
 
     @property
     def journal(self) -> Path:
-        """Where this job says how it goes."""
+        """Journal in which this job says how it goes."""
         if self.kind == "score":
-            return self.folder.evaluation(self.spec.scoring_hash).as_run.journal
+            return self.folder.evaluation(self.spec.scoring_hash).journal
         return self.folder.journal
 
 
-def perform(job: Job, launcher: Launcher, write: WriteCandidates) -> None:
-    """Does a job, or sees that it is done; raises what made it fail."""
+def perform(job: Job, launcher: Launcher) -> None:
+    """Do a job, or see that it is done; raises the error that made it fail.
+
+    A run that another process works on is waited for.
+    """
     if job.kind == "score":
         _score(job)
         return
-    with only_process(job.folder.root, "experiment", wait=True):
-        if job.kind == "train" and not job.folder.evaluation(job.spec.scoring_hash).metrics.exists():
+    with held(job.folder.lock, ACTIVITY, wait_s=None):
+        if job.kind == "infer":
+            launch_inference(job.spec, job.folder, launcher, job.rows)
+        elif not job.folder.evaluation(job.spec.scoring_hash).metrics.exists():
+            record_attempt(job.folder, job.spec, launcher, job.start)
             with journaled(job.journal, job.spec, (job.folder.spec, job.folder.manifest)) as artifacts:
-                launch(job.spec, job.folder, launcher)
+                launch(job.spec, job.folder, launcher, job.rows)
                 artifacts += make_reports(job.spec, job.folder)
-        if job.rows:
-            write(job.spec, job.folder, job.rows)
-
-
-def record_evaluation(journal: Path, spec: ExperimentSpec, step: int, metrics: dict[str, Any]) -> None:
-    """The journal of a scoring whose metrics exist already."""
-    with journaled(journal, spec):
-        _append(journal, step, metrics)
 
 
 def _score(job: Job) -> None:
     evaluation = job.folder.evaluation(job.spec.scoring_hash)
     if evaluation.metrics.exists():
         return
-    with journaled(job.journal, job.spec) as artifacts:
-        checkpoint = final_checkpoint(job.folder)
-        # The weights are not used here: that the candidates are theirs is told by the recorded checksum, which every
-        # row would else compute anew from hundreds of megabytes.
-        step = int(recorded_metadata(checkpoint)["step"])
-        dataset_path = job.folder.val_data(job.spec.validation_hash)
-        store = job.folder.candidates(job.spec.validation_hash)
-        try:
-            metrics = score_one(
-                store,
-                dataset_path,
-                job.spec.scoring,
-                evaluation.root,
-                protocol=job.spec.protocol,
-                expect=store_identity(job.spec, checkpoint, load_dataset(dataset_path)),
-            )
-        except CandidateStoreError:
-            shutil.rmtree(store, ignore_errors=True)  # damaged within: the next attempt then writes it anew
-            raise
-        _append(job.journal, step, metrics)
-        artifacts.append((evaluation.metrics, "evaluation"))
+    with held(evaluation.lock, "scoring this evaluation", wait_s=None):
+        if evaluation.metrics.exists():
+            return  # another process was faster
+        if not evaluation.spec.exists():
+            write_json(evaluation.spec, to_dict(job.spec), indent=2)
+        with journaled(job.journal, job.spec) as artifacts:
+            metrics, step = _scored(job)
+            with Journal(job.journal) as journal:
+                journal.append("metrics", {"step": step, "values": {k: v for k, v in metrics.items() if v is not None}})
+            artifacts.append((evaluation.metrics, "evaluation"))
 
 
-def _append(journal: Path, step: int, metrics: dict[str, Any]) -> None:
-    with Journal(journal) as writer:
-        writer.append("metrics", {"step": step, "values": {k: v for k, v in metrics.items() if v is not None}})
+def _scored(job: Job) -> tuple[dict[str, Any], int]:
+    """Metrics from the run's store, and the step of its weights."""
+    checkpoint = final_checkpoint(job.folder)
+    # The recorded checksum tells that the outputs are of these weights; reading hundreds of megabytes would not be less
+    # sure, and every row would do it anew.
+    step = int(recorded_metadata(checkpoint)["step"])
+    dataset_path = job.folder.val_data(job.spec.validation_hash)
+    store = job.folder.candidates(job.spec.validation_hash)
+    try:
+        metrics = score_one(
+            store,
+            dataset_path,
+            job.spec.scoring,
+            job.folder.evaluation(job.spec.scoring_hash).root,
+            protocol=job.spec.protocol,
+            expect=store_identity(job.spec, checkpoint, load_dataset(dataset_path)),
+        )
+    except CandidateStoreError:
+        shutil.rmtree(store, ignore_errors=True)  # damaged within: the next attempt then writes it anew
+        raise
+    return metrics, step

@@ -1,164 +1,172 @@
-"""What of a sweep is done already and what is left to do: trials meet the run folders.
+"""What is done of a sweep and what is left to do: trials meet the run folders.
 
-Nothing is recorded for this but what the runs leave behind: a trial is finished when the metrics of its scoring lie in
-the folder of its training, whichever sweep or single run put them there.
+Only what the runs leave behind is asked: a trial is finished when the metrics of its evaluation lie in the folder of
+its training, whichever command put them there.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from detector.config import ScoringConfig
-from detector.data.samples import Dataset
 from detector.errors import ConfigError, InputError
 from detector.models.detector import ScoringRow
-from detector.rescoring.header import MAX_ROWS
-from runyard.driver.jobs import Job, record_evaluation
-from runyard.grid import Trial, by_training
-from runyard.runs.finished import final_checkpoint
-from runyard.runs.folder import EvaluationFolder, RunFolder
-from runyard.runs.prepare import PreparedRun, open_data, prepare, run_folder
-from runyard.spec import ExperimentSpec, from_dict
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A trial with its place."""
-
-    trial: Trial
-    """Its spec has absolute paths and the run's name in it."""
-    run: PreparedRun
-    """The training that it shares with the trials of the same training hash."""
-    journal: Path
-    """Which record its MLflow run repeats: its training's for one trial of a training, else its own."""
-    jobs: tuple[str, ...]
-    """What is left to do for it, in this order; nothing for a finished one."""
-
-    @property
-    def evaluation(self) -> EvaluationFolder:
-        return self.run.folder.evaluation(self.trial.spec.scoring_hash)
+from detector.rescoring.store import CandidateStore
+from runyard.driver.jobs import Job
+from runyard.grid import Trial, by_training, labels
+from runyard.runs.attempts import describe_start
+from runyard.runs.data import OpenedData
+from runyard.runs.finished import is_trained
+from runyard.runs.folder import RunFolder
+from runyard.runs.prepare import begun_spec, locate, prepare, prepare_evaluation
+from runyard.spec import ExperimentSpec
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells in the order of the trials, and the jobs that are left, those of `scorings` after `trainings`."""
+    """Trials with their places, and the jobs that are left, by stage."""
 
-    cells: tuple[Cell, ...]
-    trainings: tuple[Job, ...]
-    scorings: tuple[Job, ...]
+    trials: tuple[Trial, ...]
+    """In the order of the command; their specs have absolute paths and the run's name in them."""
+    stages: tuple[tuple[Job, ...], ...]
+    """Trainings, inferences of finished runs, scorings; each stage starts when the one before has ended."""
+    own: frozenset[str]
+    """Ids of the trials whose evaluation ends their training: one for each run at most."""
+
+    needs: Mapping[str, tuple[str, ...]]
+    """Ids of the jobs that a trial waits for, in their order, by trial id; empty for a finished trial."""
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """All that is left to do."""
+        return tuple(job for stage in self.stages for job in stage)
+
+    def journal_of(self, trial: Trial) -> Path:
+        """Journal that the trial's tracked run repeats: its training's, or that of an evaluation of its own."""
+        folder = run_of(trial)
+        return folder.journal if trial.id in self.own else folder.evaluation(trial.spec.scoring_hash).journal
 
 
-class OpenedData:
-    """Data sets, opened once each for all trials of a sweep."""
-
-    def __init__(self) -> None:
-        self._opened: dict[object, tuple[Dataset, Dataset]] = {}
-
-    def of(self, spec: ExperimentSpec) -> tuple[Dataset, Dataset]:
-        """Training and validation split; raises as `open_data` does."""
-        data = spec.data
-        opened = (data.train_split, data.val_split, data.classes, data.val_limit)
-        looked_at = (spec.runtime.check_images, data.train_limit, data.min_image_side_px)
-        key = (spec.source, opened, looked_at, data.unusable_images, data.max_skipped_fraction)
-        if key not in self._opened:
-            self._opened[key] = open_data(spec)
-        return self._opened[key]
+def run_of(trial: Trial) -> RunFolder:
+    """Folder of a located trial's run."""
+    runtime = trial.spec.runtime
+    assert runtime.storage is not None
+    assert runtime.name is not None, "the trial has no place yet"
+    return RunFolder(runtime.storage / runtime.name)
 
 
-def make_plan(trials: Sequence[Trial], data: OpenedData) -> Plan:
-    """Claims the run folders, checks all that a user can get wrong, and says what is left to do.
+def make_plan(trials: Sequence[Trial], data: OpenedData, *, trains: bool = True, write: bool = True) -> Plan:
+    """Begin or compare the runs, check all that a user can get wrong, and list what is left to do.
 
-    Raises InputError as `prepare` does, before anything was started.
+    Training images are opened for unfinished trainings only, validation images where they are still to be evaluated.
+
+    Args:
+        trains: False where the trials score finished runs; an unfinished one is then a ConfigError.
+        write: False only checks, and touches no folder.
+
+    Raises InputError as `locate` and `prepare` do, before anything was started. All specifications are looked at before
+    any folder is touched.
     """
-    cells: dict[str, Cell] = {}
-    trainings: list[Job] = []
-    scorings: list[Job] = []
-    for group in by_training(trials):
-        planned, jobs = _plan_training(group, data)
-        cells |= {cell.trial.id: cell for cell in planned}
-        trainings += [job for job in jobs if job.kind != "score"]
-        scorings += [job for job in jobs if job.kind == "score"]
-    return Plan(tuple(cells[trial.id] for trial in trials), tuple(trainings), tuple(scorings))
+    placed = [replace(trial, spec=locate(trial.spec)[0]) for trial in trials]
+    begun = {run_of(trial): begun_spec(run_of(trial), trial.spec) for trial in placed}
+    start = describe_start()
+    names = labels(placed)
+    found: list[list[Job]] = [[], [], []]
+    needs: dict[str, tuple[str, ...]] = {trial.id: () for trial in placed}
+    own: set[str] = set()
+    for group in by_training(placed):
+        planned = _Training(group, begun[run_of(group[0])], names, start)
+        planned.open_data(data, trains=trains, write=write)
+        own |= {trial.id for trial in group if trial.spec.scoring_hash == planned.own.scoring_hash}
+        for stage, jobs in zip(found, planned.jobs(needs), strict=True):
+            stage += jobs
+    return Plan(tuple(placed), tuple(tuple(stage) for stage in found), frozenset(own), needs)
 
 
-def _plan_training(group: Sequence[Trial], data: OpenedData) -> tuple[list[Cell], list[Job]]:
-    first = group[0].spec
-    for trial in group[1:]:
-        if trial.spec.data != first.data:
-            raise ConfigError(
-                "the same weights would be evaluated on two selections of images", field="data",
-                value=f"{group[0].label} and {trial.label}", remedy="Run one sweep for each",
-            )  # fmt: skip
-    splits = data.of(first)
-    folder = run_folder(first, splits[0])
-    evaluated = _directly_evaluated(folder)
-    main = _main_spec(group, folder)
-    run = prepare(main, splits)
-    group = [replace(t, spec=replace(t.spec, source=run.spec.source, runtime=run.spec.runtime)) for t in group]
-    trained = bool(folder.evaluations() and folder.checkpoints())
-    left = [trial for trial in group if not folder.evaluation(trial.spec.scoring_hash).metrics.exists()]
-    to_score = [trial for trial in left if trained or trial.spec.scoring_hash != main.scoring_hash]
-    jobs: list[Job] = []
-    weights: Job | None = None
-    if not trained or to_score:
-        rows = _rows(group) if to_score else ()
-        if trained:
-            name = f"candidates of {folder.root.name}"
-            weights = Job(f"{group[0].id}-candidates", name, "candidates", run.spec, folder, rows)
-        else:
-            owner = next(trial for trial in group if trial.spec.scoring_hash == main.scoring_hash)
-            weights = Job(owner.id, owner.label, "train", run.spec, folder, rows)
-        jobs.append(weights)
-    jobs += [Job(t.id, t.label, "score", t.spec, folder, after=weights.id if weights else None) for t in to_score]
-    return [_cell(trial, run, jobs, evaluated) for trial in group], jobs
+class _Training:
+    """One training of the plan with the trials that share its weights."""
+
+    def __init__(
+        self, group: Sequence[Trial], begun: ExperimentSpec | None, names: dict[str, str], start: dict[str, Any]
+    ) -> None:
+        first = group[0].spec
+        self.group, self.folder, self.names, self.start = group, run_of(group[0]), names, start
+        # The evaluation that a training ends with is the one it was begun with, whatever is asked for later.
+        self.own = first
+        if begun is not None:
+            self.own = replace(first, scoring=begun.scoring, protocol=begun.protocol, data=begun.data)
+        self.trained = begun is not None and is_trained(self.folder, begun)
+        self.left = [t for t in group if not self.folder.evaluation(t.spec.scoring_hash).metrics.exists()]
+
+    def open_data(self, data: OpenedData, *, trains: bool, write: bool) -> None:
+        if not self.trained:
+            if not trains:
+                raise ConfigError("its training is not finished", file=self.folder.root)
+            prepare(self.own, data, write=write)
+        for selection in self._selections():
+            spec = selection[0].spec
+            if self.trained or (write and spec.validation_hash != self.own.validation_hash):
+                prepare_evaluation(spec, data, write=write)
+
+    def jobs(self, needs: dict[str, tuple[str, ...]]) -> tuple[list[Job], list[Job], list[Job]]:
+        """Jobs of the three stages; `needs` is filled in for the trials that wait for them."""
+        train = [] if self.trained else [self._training()]
+        infer, score = [], []
+        for selection in self._selections():
+            scored = [t for t in selection if self.trained or t.spec.scoring_hash != self.own.scoring_hash]
+            waits_for = [job.id for job in train]
+            for trial in selection:
+                needs[trial.id] = tuple(waits_for)
+            if not scored:
+                continue
+            spec = scored[0].spec
+            stored_by_training = bool(train) and spec.validation_hash == self.own.validation_hash
+            rows = _rows([t.spec for t in scored])
+            if not stored_by_training and not self._store_holds(spec, rows):
+                name = f"outputs of {self.folder.root.name}"
+                after = waits_for[-1] if waits_for else None
+                infer.append(Job(f"{scored[0].id}-outputs", name, "infer", spec, self.folder, rows, after=after))
+                waits_for.append(infer[-1].id)
+            after = waits_for[-1] if waits_for else None
+            score += [Job(t.id, self.names[t.id], "score", t.spec, self.folder, after=after) for t in scored]
+            for trial in scored:
+                needs[trial.id] = (*waits_for, trial.id)
+        return train, infer, score
+
+    def _training(self) -> Job:
+        mine = next((t for t in self.group if t.spec.scoring_hash == self.own.scoring_hash), None)
+        same_images = [t.spec for t in self.left if t.spec.validation_hash == self.own.validation_hash]
+        alone = mine is not None and len(same_images) == 1
+        return Job(
+            id=mine.id if mine else f"{self.group[0].id}-training",
+            label=self.names[mine.id] if mine else f"training of {self.folder.root.name}",
+            kind="train",
+            spec=self.own,
+            folder=self.folder,
+            rows=() if alone else _rows([self.own, *same_images]),
+            start=self.start,
+        )
+
+    def _selections(self) -> list[list[Trial]]:
+        """The trials that are left, by the images that they are evaluated on."""
+        selections: dict[str, list[Trial]] = {}
+        for trial in self.left:
+            selections.setdefault(trial.spec.validation_hash, []).append(trial)
+        return list(selections.values())
+
+    def _store_holds(self, spec: ExperimentSpec, rows: Sequence[ScoringRow]) -> bool:
+        try:
+            store = CandidateStore.open(self.folder.candidates(spec.validation_hash))
+        except InputError:
+            return False
+        return not store.missing(rows)
 
 
-def _cell(trial: Trial, run: PreparedRun, jobs: Sequence[Job], evaluated: Sequence[EvaluationFolder]) -> Cell:
-    """With the journal of its own for a scoring that a run's journal cannot speak for."""
-    evaluation = run.folder.evaluation(trial.spec.scoring_hash)
-    own = evaluation.as_run.journal
-    if not evaluation.metrics.exists():
-        mine = [job for job in jobs if job.id == trial.id]
-        journal = mine[0].journal if mine else own
-        needed = [job.id for job in jobs if job.kind != "score" or job.id == trial.id]
-        return Cell(trial, run, journal, tuple(needed))
-    if own.exists():
-        return Cell(trial, run, own, ())
-    if len(evaluated) > 1:
-        # Two scorings in one journal: MLflow keeps the first value of a step, which would be the other one's.
-        step = int(final_checkpoint(run.folder).name.rpartition("-")[2])
-        record_evaluation(own, trial.spec, step, json.loads(evaluation.metrics.read_text()))
-        return Cell(trial, run, own, ())
-    return Cell(trial, run, run.folder.journal, ())
-
-
-def _directly_evaluated(folder: RunFolder) -> list[EvaluationFolder]:
-    """The evaluations that training itself ended with: rescored ones have a journal of their own."""
-    return [evaluation for evaluation in folder.evaluations() if not evaluation.as_run.journal.exists()]
-
-
-def _main_spec(group: Sequence[Trial], folder: RunFolder) -> ExperimentSpec:
-    """What the training itself is evaluated under: as it was begun, else as the first trial says."""
-    first = group[0].spec
-    try:
-        begun = from_dict(json.loads(folder.spec.read_text()))
-    except (OSError, ValueError, InputError):
-        return first  # there is none, or `prepare` will say what is wrong with it
-    main = replace(first, scoring=begun.scoring, protocol=begun.protocol)
-    known = {trial.spec.scoring_hash for trial in group}
-    return main if main.scoring_hash in known or folder.evaluation(main.scoring_hash).metrics.exists() else first
-
-
-def _rows(group: Sequence[Trial]) -> tuple[ScoringRow, ...]:
-    """What the store must be complete for: every scoring of the group, and how good a perfect IoU head would be."""
-    rows = [ScoringRow(trial.spec.scoring) for trial in group]
-    if group[0].spec.model.iou_head:
-        rows.append(ScoringRow(replace(group[0].spec.scoring, confidence="alpha", alpha=ScoringConfig().alpha), True))
-    different = tuple(dict.fromkeys(rows))
-    if len(different) > MAX_ROWS:
-        raise ConfigError(
-            f"{len(different)} scorings of one training are more than a candidate store can hold ({MAX_ROWS})",
-            field="rows", value=group[0].label, remedy="Run two sweeps with other names",
-        )  # fmt: skip
-    return different
+def _rows(specs: Sequence[ExperimentSpec]) -> tuple[ScoringRow, ...]:
+    """Scorings that a store has to answer, and how good a perfect IoU head would be."""
+    rows = [ScoringRow(spec.scoring) for spec in specs]
+    if specs[0].model.iou_head:
+        oracle = replace(specs[0].scoring, confidence="alpha", alpha=ScoringConfig().alpha)
+        rows.append(ScoringRow(oracle, oracle=True))
+    return tuple(dict.fromkeys(rows))

@@ -16,17 +16,13 @@ import ray
 from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 
-from detector.models.detector import ScoringRow
-from runyard.driver.errors import Failure
 from runyard.driver.jobs import Job, perform
-from runyard.runs.folder import RunFolder
-from runyard.scoring.inference import keep_candidates
-from runyard.spec import ExperimentSpec, from_dict
+from runyard.driver.runners import OnState, Perform
+from runyard.failures import Failure
+from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import last_status
 from runyard.training import ray_train
 from runyard.training.stopping import GRACE_S, request_stop
-
-OnState = Callable[[Job, str, str], None]
 
 ENVIRONMENT = {
     # The run folders hold what is worth keeping; Tune's csv, json and event files would repeat parts of it.
@@ -51,37 +47,33 @@ _DIED = "the process that ran it died; lack of memory is the usual reason, Ray's
 
 
 class RayTuneRunner:
-    """Does jobs on a Ray cluster."""
+    """Runner of jobs on a Ray cluster."""
 
     def __init__(
         self,
-        spec: ExperimentSpec,
         folder: Path,
         connect: Callable[[], None],
         *,
         max_concurrent: int | None = None,
-        do: Callable[[Job], None] | None = None,
+        do: Perform = perform,
     ) -> None:
-        """Connects, and checks that the cluster can hold one training.
+        """Connect.
 
         Args:
-            spec: any of the sweep's; they ask for the same resources.
             folder: for Tune's own files, which are removed afterwards.
             connect: connects this process to the cluster; called again where a trial's process has died.
             max_concurrent: trainings at once; None: as many as the cluster can hold.
-            do: what does a job, in a process of Tune's; None: `trials.perform` with Ray Train.
+            do: does a job, in a process of Tune's.
         """
         connect()
-        gpus = ray_train.gpus_per_worker(spec)
-        ray_train.check_resources(spec, gpus)
-        self.slots = min(max_concurrent or 1_000_000, training_slots(spec, gpus))
         self._folder = folder
         self._connect = connect
-        self._do = do or _perform
+        self._max_concurrent = max_concurrent
+        self._do = do
         self._watcher: _Watcher | None = None
 
     def run(self, jobs: Sequence[Job], on_state: OnState) -> dict[str, Failure]:
-        """Does all jobs and tells what made some fail, by the jobs' ids; one failure stops no other job.
+        """Do all jobs; return what made some fail, by the jobs' ids. One failure stops no other job.
 
         Ray never gives back the places of workers whose launching process was killed (its cleaner asks the dashboard,
         and gives up where several clusters run on a machine). So this process then leaves the cluster, which frees all,
@@ -102,8 +94,9 @@ class RayTuneRunner:
         return failures
 
     def _fit(self, jobs: Sequence[Job], watcher: "_Watcher") -> None:
-        training = [job for job in jobs if job.kind != "score"]
-        assert not training or len(training) == len(jobs), "a stage is of one kind"
+        on_workers = [job for job in jobs if job.kind != "score"]
+        assert not on_workers or len(on_workers) == len(jobs), "a stage is of one kind"
+        slots = self._slots(on_workers[0].spec) if on_workers else None
         os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by us
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -112,11 +105,11 @@ class RayTuneRunner:
             tune.Tuner(
                 tune.with_resources(
                     tune.with_parameters(_trial, jobs=by_id, do=self._do),
-                    TRAINING_RESOURCES if training else SCORING_RESOURCES,
+                    TRAINING_RESOURCES if on_workers else SCORING_RESOURCES,
                 ),
                 param_space={"id": tune.grid_search(list(by_id))},
                 tune_config=tune.TuneConfig(
-                    max_concurrent_trials=self.slots if training else None,
+                    max_concurrent_trials=slots,
                     reuse_actors=True,
                     trial_name_creator=_name,
                     trial_dirname_creator=_name,
@@ -128,19 +121,25 @@ class RayTuneRunner:
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _slots(self, spec: ExperimentSpec) -> int:
+        """Trainings at once; ConfigError where the cluster cannot hold one. All of a sweep ask for the same."""
+        gpus = ray_train.gpus_per_worker(spec)
+        ray_train.check_resources(spec, gpus)
+        return min(self._max_concurrent or 1_000_000, training_slots(spec, gpus))
+
     def stop(self) -> None:
-        """Lets the running trainings write a checkpoint, for a minute at most, then leaves the cluster."""
+        """Let the running trainings write a checkpoint, for a minute at most, then leave the cluster."""
         if self._watcher is not None:
             self._watcher.stop_trainings()
         ray.shutdown()
 
 
 class _TrialDiedError(RuntimeError):
-    """The process of a training's trial was killed."""
+    """Death of the process of a training's trial."""
 
 
 def training_slots(spec: ExperimentSpec, gpus: int) -> int:
-    """How many trainings the nodes can hold at once, at least 1; a worker needs all its resources on one node."""
+    """Number of trainings that the nodes can hold at once, at least 1; a worker needs all its resources on one node."""
     needed = {"CPU": spec.runtime.cpus_per_worker, **({"GPU": gpus} if gpus else {})}
     workers = 0
     for node in ray.nodes():
@@ -151,7 +150,7 @@ def training_slots(spec: ExperimentSpec, gpus: int) -> int:
 
 
 class _Watcher(TrialProgressCallback):
-    """Hears from Tune, in the driver's process, how the trials are doing; in place of Tune's own that prints it."""
+    """Callback of Tune in the driver's process, in place of Tune's own that prints."""
 
     def __init__(self, jobs: Sequence[Job], on_state: OnState) -> None:
         super().__init__()
@@ -167,7 +166,7 @@ class _Watcher(TrialProgressCallback):
         return _Watcher, ((), print)
 
     def stop_trainings(self) -> None:
-        """Asks the running trainings to write a checkpoint and to end, and waits for that."""
+        """Ask the running trainings to write a checkpoint and to end, and wait for that."""
         training = [job for job in self._running.values() if job.kind == "train"]
         for job in training:
             request_stop(job.folder)
@@ -200,29 +199,16 @@ class _Watcher(TrialProgressCallback):
         self._on_state(job, "finished" if failure is None else "failed", "" if failure is None else failure.error)
 
 
-def _trial(config: dict[str, Any], jobs: Mapping[str, Job], do: Callable[[Job], None]) -> dict[str, Any]:
-    """In a process of Tune's: does one job. An error is an answer: a crashed trial leaves its workers' places taken."""
+def _trial(config: dict[str, Any], jobs: Mapping[str, Job], do: Perform) -> dict[str, Any]:
+    """Do one job in a process of Tune's. An error is an answer: a crashed trial leaves its workers' places taken."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     job = jobs[config["id"]]
     try:
-        do(job)
+        do(job, "ray")
     except (Exception, KeyboardInterrupt) as error:
         logging.exception("%s failed", job.label)
-        return {"failure": Failure.of(error)}
+        return {"failure": Failure.from_error(error)}
     return {"failure": None}
-
-
-def _perform(job: Job) -> None:
-    perform(job, "ray", _write_candidates)
-
-
-def _write_candidates(spec: ExperimentSpec, folder: RunFolder, rows: Sequence[ScoringRow]) -> None:
-    ray_train.run_on_workers(spec, folder, _candidates_worker, {"rows": tuple(rows)})
-
-
-def _candidates_worker(config: dict[str, Any]) -> None:
-    spec, folder = from_dict(config["spec"]), RunFolder(Path(config["folder"]))
-    keep_candidates(spec, folder, config["rows"], ray_train.RayContext())
 
 
 def _name(trial: Any) -> str:

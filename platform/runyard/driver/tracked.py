@@ -1,27 +1,35 @@
 """A sweep in MLflow: one run for the sweep, below it one for each trial, written by the driver's process alone.
 
-A trial's run repeats a journal (its training's, or that of its own scoring) and is found again by sweep and trial id:
-however often a sweep goes on, and on whatever machine, there is one run a trial.
+A trial's run repeats a journal: its training's for the evaluation that ends a training, else the journal of its own
+evaluation. It is found again by sweep and trial id, so that there is one run a trial however often a sweep goes on, and
+on whatever machine.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+import getpass
+import json
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from runyard.driver.experiment import run_tags
-from runyard.driver.plan import Cell
+from runyard.driver.plan import Plan, run_of
+from runyard.grid import Trial
 from runyard.reports.report import Report
-from runyard.runs.attempt import close_journal
-from runyard.runs.folder import RunFolder, SweepFolder
+from runyard.runs.attempts import describe_start
+from runyard.runs.folder import RecordFolder, SweepFolder
+from runyard.runs.prepare import skipped_text
 from runyard.spec import to_dict
 from runyard.tracking.journal import Journal, JournalError, RunStatus, last_status
-from runyard.tracking.mlflow_tracker import MlflowTracker
-from runyard.tracking.replay import CLOSE_S, JournalReplayer
-from runyard.tracking.runs import TrackedRun
-from runyard.tracking.stores import TrackingUnavailableError
-from runyard.tracking.sync import remember_run
+from runyard.tracking.replay import JournalReplayer
+from runyard.tracking.runs import TrackedRun, source_tags
+from runyard.tracking.stores import TrackingUnavailableError, check_store, sqlite_file
+from runyard.tracking.sync import remember_run, unsent_notice
 from runyard.tracking.uploader import JournalUploader
+from runyard.training.outcome import close_journal
 
-REPLAY_TIMEOUT_S = CLOSE_S
+if TYPE_CHECKING:
+    from runyard.tracking.mlflow_tracker import MlflowTracker
+
 _DESCRIPTION_TAG = "mlflow.note.content"
 _MAX_DESCRIPTION_LENGTH = 4500
 _NO_WORD = "its process ended without saying how"
@@ -30,44 +38,153 @@ _NO_WORD = "its process ended without saying how"
 class SweepTracking:
     """Follows the journals of a sweep's trials from its construction until `close`."""
 
-    def __init__(self, folder: SweepFolder, cells: Sequence[Cell], experiment: str, tracking_uri: str) -> None:
-        """Raises TrackingError where the store refuses us."""
-        self._cells = cells
-        self._journal = folder.as_run.journal
-        name = folder.root.name
-        tracker = MlflowTracker(tracking_uri, experiment)
-        with Journal(self._journal) as journal:
-            journal.append("status", {"status": "RUNNING", "message": ""})
-            journal.append("params", {"sweep": name, "dataset": cells[0].run.spec.source.data})
-            journal.append("artifact", {"path": str(folder.trials), "artifact_path": ""})
-        parent = TrackedRun(name, name, tags={"sweep": name, "kind": "sweep"})
-        children = [(cell.journal, _child(name, cell)) for cell in cells]
-        remember_run(folder.as_run, experiment, parent, children)
-        # Credentials that are refused end the sweep here. A store that is away does not: it is tried again and again.
-        with suppress(TrackingUnavailableError):
-            JournalUploader(self._journal, tracker, parent).upload()
-        self._replayer = JournalReplayer(lambda: tracker)
-        self._replayer.follow(self._journal, parent)
-        for cell, (_, run) in zip(cells, children, strict=True):
-            if cell.evaluation.metrics.exists() and last_status(cell.journal) != "FINISHED":
-                close_journal(cell.journal, "FINISHED")  # its process died, or failed, after all that counts was done
-            remember_run(RunFolder(cell.journal.parent), experiment, run)
-            self._replayer.follow(cell.journal, run)
+    def __init__(
+        self,
+        folder: SweepFolder,
+        plan: Plan,
+        labels: Mapping[str, str],
+        tracking_uri: str,
+        *,
+        writes: bool = True,
+    ) -> None:
+        """Raises TrackingError where the store refuses us.
 
-    def close(self, status: RunStatus, message: str, found: Report, errors: Mapping[str, str]) -> int:
-        """Says how the sweep and its trials ended, and uploads the rest; the number of records that did not get there.
+        Args:
+            labels: text of each trial by trial id.
+            tracking_uri: resolved.
+            writes: False where nothing is to be done: the journals are only uploaded as far as they were not.
+        """
+        self._folder, self._plan, self._uri, self._writes = folder, plan, tracking_uri, writes
+        runtime = plan.trials[0].spec.runtime
+        self._given_uri = runtime.tracking_uri
+        name = folder.root.name
+        tracker = functools.cache(functools.partial(open_tracker, tracking_uri, runtime.experiment))
+        answers = _answers(tracking_uri, tracker)
+        source = _source_tags()
+        parent = TrackedRun(name, name, tags={"sweep": name, "kind": "sweep"} | source)
+        children = [(trial, _child(name, trial, labels[trial.id], source)) for trial in plan.trials]
+        if writes:
+            with Journal(folder.journal) as journal:
+                journal.append("status", {"status": "RUNNING", "message": ""})
+                journal.append("params", {"sweep": name, "dataset": plan.trials[0].spec.source.data})
+                journal.append("artifact", {"path": str(folder.trials), "artifact_path": ""})
+            journals = [(plan.journal_of(trial), run) for trial, run in children]
+            remember_run(folder, runtime.experiment, parent, journals)
+        if answers:
+            # Refused credentials end the sweep here. A store that is away does not: it is tried again and again.
+            with suppress(TrackingUnavailableError):
+                JournalUploader(folder.journal, tracker(), parent).upload()
+        self._replayer = JournalReplayer(tracker)
+        self._replayer.follow(folder.journal, parent)
+        for trial, run in children:
+            record = self._record_of(trial)
+            if _is_finished(trial) and last_status(record.journal) != "FINISHED":
+                close_journal(record.journal, "FINISHED")  # its process died, or failed, after all that counts was done
+            if not record.tracking.exists():
+                remember_run(record, runtime.experiment, run)
+            self._replayer.follow(record.journal, run)
+
+    def close(
+        self,
+        status: RunStatus,
+        message: str,
+        found: Report,
+        errors: Mapping[str, str],
+        say: Callable[[str], None],
+    ) -> None:
+        """Say how the sweep and its trials ended, and upload the rest; `say` is told what did not get there.
 
         Args:
             found: its tables become the description of the sweep's run.
             errors: of failed trials, by trial id.
         """
-        for cell in self._cells:
-            _mend_status(cell, "KILLED" if status == "KILLED" else "FAILED", errors.get(cell.trial.id))
-        if found.summary:
-            with Journal(self._journal) as journal:
-                journal.append("tag", {"key": _DESCRIPTION_TAG, "value": _cut(found.summary)})
-        close_journal(self._journal, status, message, found.artifacts)
-        return self._replayer.close(REPLAY_TIMEOUT_S)
+        if self._writes:
+            for trial in self._plan.trials:
+                self._correct_status(trial, "KILLED" if status == "KILLED" else "FAILED", errors.get(trial.id))
+            if found.summary:
+                with Journal(self._folder.journal) as journal:
+                    journal.append("tag", {"key": _DESCRIPTION_TAG, "value": _cut(found.summary)})
+            close_journal(self._folder.journal, status, message, found.artifacts)
+        left = self._replayer.close(say=lambda text: say(f"  {text}"))
+        if notice := unsent_notice(left, self._folder.root, self._uri, self._given_uri):
+            say(notice)
+
+    def _record_of(self, trial: Trial) -> RecordFolder:
+        return RecordFolder(self._plan.journal_of(trial).parent)
+
+    def _correct_status(self, trial: Trial, ended: RunStatus, error: str | None) -> None:
+        """Correct a journal whose writer died without a word, or that was never begun because of an earlier failure."""
+        journal = self._plan.journal_of(trial)
+        said = last_status(journal)
+        try:
+            if said == "RUNNING":
+                finished = _is_finished(trial)
+                close_journal(journal, "FINISHED" if finished else ended, "" if finished else error or _NO_WORD)
+            elif said is None and error is not None:
+                with Journal(journal) as writer:
+                    writer.append("params", to_dict(trial.spec))
+                close_journal(journal, "FAILED", error)
+        except JournalError:
+            return  # it is being written: something runs after all
+
+
+def open_tracker(uri: str, experiment: str) -> "MlflowTracker":
+    """The tracker of an experiment; importing MLflow takes a second."""
+    from runyard.tracking.mlflow_tracker import MlflowTracker
+
+    return MlflowTracker(uri, experiment)
+
+
+def run_tags(trial: Trial) -> dict[str, str]:
+    """Tags by which a trial's tracked run can be searched besides its parameters."""
+    spec, folder = trial.spec, run_of(trial)
+    source = json.loads(folder.manifest.read_text())["source"]
+    tags = {
+        "recipe": spec.recipe,
+        "paper_table": spec.paper.table,
+        "paper_row": spec.paper.row,
+        "paper_changed": ", ".join(spec.paper.changed),
+        "dataset": str(spec.source.data or spec.source.train_annotations),
+        "training_hash": spec.training_hash,
+        "scoring_hash": spec.scoring_hash,
+        "git_sha": source["git_sha"] or "unknown",
+        "source_sha256": source["files_sha256"],
+        "run_folder": str(folder.root),
+        "skipped_images": skipped_text(folder, spec),
+    }
+    return {name: value for name, value in tags.items() if value}
+
+
+def _is_finished(trial: Trial) -> bool:
+    return run_of(trial).evaluation(trial.spec.scoring_hash).metrics.exists()
+
+
+def _answers(uri: str, tracker: "Callable[[], MlflowTracker]") -> bool:
+    """Whether there is a store that answers; TrackingError where it refuses us: the sweep then ends before it starts.
+
+    A SQLite file that does not exist yet takes MLflow seconds to make: that is left to the replayer.
+    """
+    if not check_store(uri) or ((database := sqlite_file(uri)) is not None and not database.exists()):
+        return False
+    try:
+        tracker().experiment_id()
+    except TrackingUnavailableError:
+        return False
+    return True
+
+
+def _child(sweep: str, trial: Trial, label: str, source: Mapping[str, str]) -> TrackedRun:
+    tags = {"sweep": sweep, "kind": "trial", "trial": trial.id, "row": trial.row, "seed": str(trial.spec.seed)}
+    return TrackedRun(f"{sweep}/{trial.id}", label, parent=sweep, tags=tags | run_tags(trial) | dict(source))
+
+
+def _source_tags() -> dict[str, str]:
+    start = describe_start()
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a numeric user without a name, as in containers
+        user = "unknown"
+    return source_tags(user=user, command=start["command"], git_commit=start["source"]["git_sha"])
 
 
 def _cut(text: str) -> str:
@@ -75,24 +192,3 @@ def _cut(text: str) -> str:
     if len(text) <= _MAX_DESCRIPTION_LENGTH:
         return text
     return text[:_MAX_DESCRIPTION_LENGTH].rpartition("\n")[0] + "\n\nThe rest is in results/report.md."
-
-
-def _child(sweep: str, cell: Cell) -> TrackedRun:
-    trial = cell.trial
-    tags = {"sweep": sweep, "kind": "trial", "trial": trial.id, "row": trial.row, "seed": str(trial.spec.seed)}
-    return TrackedRun(f"{sweep}/{trial.id}", trial.label, parent=sweep, tags=tags | run_tags(trial.spec, cell.run))
-
-
-def _mend_status(cell: Cell, ended: RunStatus, error: str | None) -> None:
-    """Corrects a journal whose writer died without a word, or that was never begun because of an earlier failure."""
-    said = last_status(cell.journal)
-    try:
-        if said == "RUNNING":
-            finished = cell.evaluation.metrics.exists()
-            close_journal(cell.journal, "FINISHED" if finished else ended, "" if finished else error or _NO_WORD)
-        elif said is None and error is not None:
-            with Journal(cell.journal) as journal:
-                journal.append("params", to_dict(cell.trial.spec))
-            close_journal(cell.journal, "FAILED", error)
-    except JournalError:
-        return  # it is being written: something runs after all

@@ -34,7 +34,7 @@ Cell = float | int | str | Spread | Interval | None
 
 
 @dataclass(frozen=True)
-class Row:
+class TextRow:
     """One line: a label and its cells by column; a missing column is 'n/a'."""
 
     label: str
@@ -54,7 +54,7 @@ def cell_text(cell: Cell) -> str:
     return _percent(cell)
 
 
-def comparison_table(rows: Sequence[Row], columns: Sequence[str], title: str = "") -> Table:
+def comparison_table(rows: Sequence[TextRow], columns: Sequence[str], title: str = "") -> Table:
     """A table for `rich.console.Console.print`, values in %; without rows only its head."""
     table = Table(title=Text(title) if title else None, caption="values in %", caption_justify="right")
     table.add_column("")
@@ -74,14 +74,14 @@ def print_whole(table: Table, console: Console) -> None:
     console.print(table)
 
 
-def markdown(rows: Sequence[Row], columns: Sequence[str], title: str = "", unit: str = "values in %") -> str:
+def markdown(rows: Sequence[TextRow], columns: Sequence[str], title: str = "", unit: str = "values in %") -> str:
     """The same as a Markdown table, ending in a newline."""
     lines = [["", *columns], ["---", *("---:" for _ in columns)], *_texts(rows, columns)]
     head = f"{', '.join(filter(None, (title, unit)))}\n\n" if title else ""
     return head + "".join(f"| {' | '.join(_escaped(text) for text in line)} |\n" for line in lines)
 
 
-def latex(rows: Sequence[Row], columns: Sequence[str], title: str = "") -> str:
+def latex(rows: Sequence[TextRow], columns: Sequence[str], title: str = "") -> str:
     """The same as a LaTeX table for the package booktabs, ending in a newline."""
     lines = [
         r"\begin{table}",
@@ -99,7 +99,7 @@ def latex(rows: Sequence[Row], columns: Sequence[str], title: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _texts(rows: Sequence[Row], columns: Sequence[str]) -> list[list[str]]:
+def _texts(rows: Sequence[TextRow], columns: Sequence[str]) -> list[list[str]]:
     return [[row.label, *(cell_text(row.cells.get(column)) for column in columns)] for row in rows]
 
 

@@ -42,10 +42,10 @@ class ResampledAP:
 
 def resampled_ap(result: TrialResult) -> ResampledAP:
     """Reads it from the evaluation's folder, where an earlier call has left it, or computes it and leaves it there."""
-    path, of = result.evaluation.resampled, _identity(result)
+    path, identity = result.evaluation.resampled, _identity(result)
     try:
         with np.load(path, allow_pickle=False) as stored:
-            if str(stored["of"]) == of and len(stored["draws"]) == 1 + RESAMPLES:
+            if str(stored["of"]) == identity and len(stored["draws"]) == 1 + RESAMPLES:
                 first, second = stored["sizes"].tolist()
                 return ResampledAP(stored["draws"], stored["halves"], (first, second))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
@@ -56,7 +56,7 @@ def resampled_ap(result: TrialResult) -> ResampledAP:
     ap = resample(dataset, table, weights)
     sizes = (int((half == 0).sum()), int((half == 1).sum()))
     content = io.BytesIO()
-    np.savez(content, of=of, draws=ap[:-2], halves=ap[-2:], sizes=sizes)
+    np.savez(content, of=identity, draws=ap[:-2], halves=ap[-2:], sizes=sizes)
     write_bytes(path, content.getvalue())
     return ResampledAP(ap[:-2], ap[-2:], sizes)
 

@@ -62,6 +62,11 @@ def check_splits(
     return checked_train, _check("validation", val, lambda split: range(len(split)), config, storage, status)
 
 
+def check_validation(val: Dataset, config: DataConfig, storage: Path) -> CheckedSplit:
+    """`check_splits` for the validation split alone."""
+    return _check("validation", val, lambda split: range(len(split)), config, storage)
+
+
 def require_usable(splits: Iterable[CheckedSplit], config: DataConfig) -> None:
     """DatasetError, with the first ten images and their number, where there are more than the policy lets pass."""
     refused = [split for split in splits if len(split.unusable) > _allowed(split.images, config)]

@@ -44,7 +44,7 @@ def build_manifest(
     dataset_fingerprints: Mapping[str, str],
     seed: int,
     command: Sequence[str] | None = None,
-    source_root: Path | None = None,
+    root: Path | None = None,
 ) -> dict[str, Any]:
     """The manifest as plain values, ready for `layout.write_json`; no package is imported for it.
 
@@ -52,17 +52,22 @@ def build_manifest(
         dataset_fingerprints: by split, as `detector.data.fingerprint` gives them.
         seed: the run's; every other one is derived from it.
         command: the command line; `sys.argv` where left out.
-        source_root: the repository's root; where this file lies if left out.
+        root: the repository's root; `source_root` if left out.
     """
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(redacted_command(sys.argv if command is None else command)),
-        "source": describe_source(source_root or Path(__file__).resolve().parents[2]),
+        "source": describe_source(root or source_root()),
         "versions": {"python": platform.python_version(), **_package_versions()},
         "machine": describe_machine(),
         "dataset_fingerprints": dict(dataset_fingerprints),
         "seed": seed,
     }
+
+
+def source_root() -> Path:
+    """Root of the repository that this file belongs to."""
+    return Path(__file__).resolve().parents[3]
 
 
 def describe_source(root: Path) -> dict[str, Any]:

@@ -1,35 +1,36 @@
-"""What happens once, before any worker starts: open and check the data, find the weights, claim the run's folder.
+"""A run's folder before any worker starts: data opened and checked, weights found, provenance written once.
 
-All that a user can get wrong and that can be known early is found here. Imports no ray, no mlflow and no tyro.
+Everything that a user can get wrong and that can be known early is found here. A folder that holds a run already is
+compared, never rewritten. Imports no ray, no mlflow and no tyro.
 """
 
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors.torch import save
-from torch import Tensor
 
-from detector.config import BackboneConfig, RetinaNetConfig
-from detector.data.cache import save_dataset
+from detector.config import NUMERICS_VERSION
+from detector.data.cache import load_dataset, save_dataset
 from detector.data.epoch_plan import trainable_images
 from detector.data.fingerprint import fingerprint
-from detector.data.formats import open_splits
-from detector.data.image_files import FileStatus
 from detector.data.samples import Dataset
 from detector.errors import ConfigError
 from detector.files import write_bytes, write_json
 from runyard.identity import differences
-from runyard.runs.data_findings import log_mistakes
-from runyard.runs.folder import RunFolder, run_name, safe_name
-from runyard.runs.image_check import check_splits, require_usable
+from runyard.locks import held
+from runyard.runs.data import OpenedData, dataset_name
+from runyard.runs.folder import RunFolder
 from runyard.runs.manifest import build_manifest, without_secrets
-from runyard.spec import ExperimentSpec, from_dict, to_dict
+from runyard.runs.names import run_name, safe_name
+from runyard.runs.storage import FORMAT, check_format, not_writable, open_storage, require_format, storage_folder
+from runyard.runs.weights import initial_weights, with_weights_digest
+from runyard.spec import ExperimentSpec, from_dict, starts_from_weights, to_dict
 
-_EVALUATED_ON = "validation_fingerprints"
+_OTHER_STORAGE = "Use another --storage"
+ACTIVITY = "running this experiment"
+"""What the holder of a run's lock is doing, for messages."""
 
 
 @dataclass(frozen=True)
@@ -39,195 +40,186 @@ class PreparedRun:
     spec: ExperimentSpec
     """With absolute paths and the run's name filled in, and without credentials."""
     folder: RunFolder
-    manifest: dict[str, Any]
     train_images: int
     val_images: int
     resumed: bool
-    """The folder already held this very run."""
+    """Whether the folder already held this very run."""
 
     @property
-    def inputs(self) -> tuple[Path, Path]:
-        """What the run was made from: specification and manifest."""
-        return self.folder.spec, self.folder.manifest
-
-    @property
-    def skipped(self) -> str:
-        """How many images are left out of which split, 'train 3, val 1'; empty where none is."""
-        counts = {split: len(images) for split, images in self.manifest["skipped_images"].items()}
-        return ", ".join(f"{split} {count}" for split, count in counts.items() if count)
+    def manifest(self) -> dict[str, Any]:
+        """What the run was begun with."""
+        content: dict[str, Any] = json.loads(self.folder.manifest.read_text())
+        return content
 
 
-def default_storage() -> Path:
-    """./runs; inside a Ray job a folder of the home directory, as the job's own directory does not last."""
-    return Path.home() / "runyard" / "runs" if in_ray_job() else Path("runs").resolve()
-
-
-def in_ray_job() -> bool:
-    """Whether this process is the driver of a job that was submitted to a cluster."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-
-
-def prepare(spec: ExperimentSpec, data: tuple[Dataset, Dataset] | None = None) -> PreparedRun:
-    """Checks everything, writes spec, manifest, data columns and initial weights into the run's folder.
+def prepare(spec: ExperimentSpec, data: OpenedData | None = None, *, write: bool = True) -> PreparedRun:
+    """Open the data, check everything, and write the run's provenance or compare it with what is there.
 
     Args:
-        data: what `open_data` gives for the spec, where the caller has opened it already.
+        data: splits that earlier calls have opened.
+        write: False only checks, and touches no folder.
 
-    Raises DatasetError, ConfigError and CheckpointError for what the user has to mend; an existing folder of the same
-    name is only reused for the same training hash and the same data.
+    Raises DatasetError, ConfigError and CheckpointError for what the user has to mend; a folder is only reused for the
+    same training identity and the same data.
     """
-    train, val = data or open_data(spec)
-    folder = run_folder(spec, train)
-    uri = spec.runtime.tracking_uri
-    spec = replace(
-        spec,
-        source=replace(spec.source, data=spec.source.data.resolve() if spec.source.data else None),
-        runtime=replace(
-            spec.runtime,
-            storage=folder.root.parent,
-            name=folder.root.name,
-            tracking_uri=None if uri is None else without_secrets(uri),
-        ),
-    )
+    spec, folder = locate(spec)
+    begun = begun_spec(folder, spec)
+    train, val = (data or OpenedData()).splits(spec)
     trainable_images(train, spec.data)
-    fingerprints = {"train": fingerprint(train), "val": fingerprint(val)}
-    earlier = _earlier_manifest(folder, spec, fingerprints)
-    weights = None if earlier is not None or spec.model.initial_weights == "none" else _imagenet_weights(spec)
-    manifest = build_manifest(dataset_fingerprints=fingerprints, seed=spec.seed)
-    manifest[_EVALUATED_ON] = (earlier or {}).get(_EVALUATED_ON, {}) | {spec.validation_hash: fingerprints["val"]}
-    manifest["skipped_images"] = {
-        name: [{"file": str(image.path), "reason": image.reason} for image in split.skipped]
-        for name, split in (("train", train), ("val", val))
-    }
-    try:
-        folder.root.mkdir(parents=True, exist_ok=True)
-        save_dataset(train, folder.train_data)
-        save_dataset(val, folder.val_data(spec.validation_hash))
-        if weights is not None:
-            write_bytes(folder.initial_weights, save(weights))
-        write_json(folder.manifest, manifest, indent=2)
-        write_json(folder.spec, to_dict(spec), indent=2)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot be written ({error.strerror})", field="runtime.storage", file=folder.root,
-            remedy="Name a folder with --storage that this user may write to",
-        ) from error  # fmt: skip
-    return PreparedRun(spec, folder, manifest, len(train), len(val), earlier is not None)
+    prints = {"train": fingerprint(train), "val": fingerprint(val)}
+    if begun is None and write:
+        try:
+            open_storage(folder.root.parent)
+            with held(folder.lock, ACTIVITY):
+                begun = begun_spec(folder, spec)  # another process may just have begun it
+                if begun is None:
+                    _write(spec, folder, train, val, prints)
+                    return PreparedRun(spec, folder, len(train), len(val), False)
+        except OSError as error:
+            raise not_writable(folder.root, error) from error
+    if begun is not None:
+        _compare("train", folder.train_data, prints["train"], folder)
+        _add_selection(spec, folder, val, prints["val"], write=write)
+    return PreparedRun(spec, folder, len(train), len(val), begun is not None)
 
 
-def run_folder(spec: ExperimentSpec, train: Dataset) -> RunFolder:
-    """Where the run of a spec lies: the same spec and data set always give the same folder; ConfigError for bad names.
+def prepare_evaluation(spec: ExperimentSpec, data: OpenedData, *, write: bool = True) -> None:
+    """Open the validation images of an evaluation, alone, and write or compare their selection.
 
     Args:
-        train: the training split.
+        spec: of a run that was begun.
+        write: False only checks, and touches no folder.
     """
-    name = spec.runtime.name or run_name(f"{spec.recipe}-{dataset_name(train)}", spec.training_hash)
-    if spec.runtime.name is not None and safe_name(name) != name:
-        raise ConfigError(
-            "cannot be the name of a folder", field="runtime.name", value=name, remedy=f"Try {safe_name(name)}"
-        )
-    return RunFolder(storage_folder(spec) / name)
+    spec, folder = locate(spec)
+    classes = load_dataset(folder.train_data).class_names
+    val = data.validation(spec, classes)
+    _add_selection(spec, folder, val, fingerprint(val), write=write)
 
 
-def storage_folder(spec: ExperimentSpec) -> Path:
-    """The absolute folder of all runs; ConfigError where it is no folder."""
-    storage = (spec.runtime.storage or default_storage()).expanduser()
-    if "://" in str(storage) or ":/" in str(storage):
-        raise ConfigError(
-            "must be a folder, on a cluster one that all nodes share",
-            field="runtime.storage", value=str(storage), remedy="Mount the bucket or file system, and name the folder",
-        )  # fmt: skip
-    return storage.resolve()
+def locate(spec: ExperimentSpec) -> tuple[ExperimentSpec, RunFolder]:
+    """The spec with absolute paths, the weights' digest and its run's name, and that run's folder.
 
-
-def dataset_name(split: Dataset) -> str:
-    """The name of the data set that a split belongs to."""
-    return split.name.partition("/")[0]
-
-
-def open_data(spec: ExperimentSpec) -> tuple[Dataset, Dataset]:
-    """The training and the validation split, validated; DatasetError and ConfigError for what has to be mended.
-
-    Every image that the run would read is decoded once (`runtime.check_images`); unusable ones are an error or left
-    out, as `data.unusable_images` says.
+    Reads the file of initial weights, where one is named, and nothing else. Raises ConfigError for names and places
+    that cannot be used, and for a storage folder of another format.
     """
-    if spec.data.unusable_images == "skip" and not spec.runtime.check_images:
-        raise ConfigError(
-            "images that nobody looked at cannot be skipped", field="data.unusable_images", value="skip",
-            remedy="Leave one of --data.unusable-images skip and --no-check-images out",
-        )  # fmt: skip
-    train, val = open_unchecked(spec)
-    status = FileStatus()
-    log_mistakes(train, val, status)
-    if not spec.runtime.check_images:
-        return train, val
-    checked = check_splits(train, val, spec.data, storage_folder(spec), status)
-    require_usable(checked, spec.data)
-    return checked[0].dataset, checked[1].dataset
-
-
-def open_unchecked(spec: ExperimentSpec) -> tuple[Dataset, Dataset]:
-    """`open_data` by the annotations alone."""
-    source = spec.source
-    if source.data is None and source.train_annotations is None:
-        raise ConfigError(
-            "no data set was named",
-            field="source.data",
-            remedy="Give its folder with --data; --smoke runs on a small generated one",
-        )
-    train, val = open_splits(
-        source.data,
-        spec.data.train_split,
-        spec.data.val_split,
-        format=source.format,
-        classes=spec.data.classes,
-        train_annotations=source.train_annotations,
-        train_images=source.train_images,
-        val_annotations=source.val_annotations,
-        val_images=source.val_images,
+    spec = with_weights_digest(spec)
+    storage = storage_folder(spec)
+    check_format(storage)
+    name = spec.runtime.name or run_name(f"{spec.recipe}-{dataset_name(spec)}", spec.training_hash)
+    if safe_name(name) != name:
+        remedy = f"Try {safe_name(name)}"
+        raise ConfigError("cannot be the name of a folder", field="runtime.name", value=name, remedy=remedy)
+    uri = spec.runtime.tracking_uri
+    runtime = replace(
+        spec.runtime, storage=storage, name=name, tracking_uri=None if uri is None else without_secrets(uri)
     )
-    if spec.data.val_limit is not None:
-        val = val.subset(np.arange(min(spec.data.val_limit, len(val))))
-    return train, val
+    paths = ("data", "train_annotations", "train_images", "val_annotations", "val_images")
+    absolute = {key: path.expanduser().resolve() for key in paths if (path := getattr(spec.source, key)) is not None}
+    return replace(spec, source=replace(spec.source, **absolute), runtime=runtime), RunFolder(storage / name)
 
 
-def _earlier_manifest(folder: RunFolder, spec: ExperimentSpec, fingerprints: dict[str, str]) -> dict[str, Any] | None:
-    """The manifest of this very run, None where the folder holds none; ConfigError where it holds another one."""
+def begun_spec(folder: RunFolder, spec: ExperimentSpec | None = None) -> ExperimentSpec | None:
+    """The spec that a run was begun with; None where the folder holds no run.
+
+    Raises ConfigError for a folder of another format, a damaged one, and, with `spec`, one of another training.
+    """
     if not folder.spec.exists():
         return None
     try:
-        earlier = from_dict(json.loads(folder.spec.read_text()))
-        manifest: dict[str, Any] = json.loads(folder.manifest.read_text())
-        manifest["dataset_fingerprints"]["train"]
+        manifest = json.loads(folder.manifest.read_text())
+        require_format(manifest.get("format", 1), folder.root)
+        manifest["training_hash"]
+        begun: ExperimentSpec = from_dict(json.loads(folder.spec.read_text()))
+    except ConfigError as error:
+        if error.file == folder.root:
+            raise
+        raise _unreadable(folder, error) from error
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise _unreadable(folder, error) from error
+    if begun.training_hash != manifest["training_hash"]:
+        raise ConfigError("spec.json was changed after the run was begun", file=folder.root, remedy="Restore it")
+    if spec is not None and begun.training_hash != spec.training_hash:
+        changes = "; ".join(differences(begun, spec))
+        raise ConfigError(f"holds another run: {changes}", file=folder.root, remedy="Use another name or --storage")
+    return begun
+
+
+def selection_of(data: Path) -> dict[str, Any]:
+    """Provenance of saved data columns: 'name', 'images', 'fingerprint', 'skipped' files with reasons.
+
+    Raises ConfigError where it is missing or damaged.
+    """
+    path = data.with_suffix(".json")
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        content["fingerprint"]
+        return content
     except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"cannot be read ({error})", file=path, remedy=_OTHER_STORAGE) from error
+
+
+def skipped_text(folder: RunFolder, spec: ExperimentSpec) -> str:
+    """Numbers of images that are left out of each split, 'train 3, val 1'; empty where none is."""
+    selections = {"train": folder.train_data, "val": folder.val_data(spec.validation_hash)}
+    counts = {split: len(selection_of(path)["skipped"]) for split, path in selections.items()}
+    return ", ".join(f"{split} {count}" for split, count in counts.items() if count)
+
+
+def _write(spec: ExperimentSpec, folder: RunFolder, train: Dataset, val: Dataset, fingerprints: dict[str, str]) -> None:
+    """Everything that a run is begun with; the spec comes last and makes it one."""
+    weights = initial_weights(spec) if starts_from_weights(spec) else None
+    manifest = build_manifest(dataset_fingerprints=fingerprints, seed=spec.seed)
+    manifest["format"] = FORMAT
+    manifest["numerics"] = NUMERICS_VERSION
+    manifest["training_hash"] = spec.training_hash
+    manifest["skipped_images"] = {"train": _skipped(train), "val": _skipped(val)}
+    if weights is not None:
+        from runyard.runs.weights import digest_of_tensors
+
+        file = None if spec.source.weights_file is None else str(spec.source.weights_file)
+        manifest["initial_weights"] = {"file": file, "sha256_of_tensors": digest_of_tensors(weights)}
+        write_bytes(folder.initial_weights, save(weights))
+    _save_selection(train, folder.train_data, fingerprints["train"])
+    _save_selection(val, folder.val_data(spec.validation_hash), fingerprints["val"])
+    write_json(folder.manifest, manifest, indent=2)
+    write_json(folder.spec, to_dict(spec), indent=2)
+
+
+def _add_selection(spec: ExperimentSpec, folder: RunFolder, val: Dataset, found: str, *, write: bool) -> None:
+    """Write a selection of images that the run was not evaluated on before; compare one that it was."""
+    path = folder.val_data(spec.validation_hash)
+    if path.with_suffix(".json").exists():
+        _compare("val", path, found, folder)
+        return
+    if not write:
+        return
+    try:
+        with held(folder.lock, ACTIVITY):
+            _save_selection(val, path, found)
+    except OSError as error:
+        raise not_writable(folder.root, error) from error
+
+
+def _save_selection(dataset: Dataset, path: Path, found: str) -> None:
+    save_dataset(dataset, path)
+    content = {"name": dataset.name, "images": len(dataset), "fingerprint": found, "skipped": _skipped(dataset)}
+    write_json(path.with_suffix(".json"), content, indent=2)
+
+
+def _skipped(dataset: Dataset) -> list[dict[str, str]]:
+    return [{"file": str(image.path), "reason": image.reason} for image in dataset.skipped]
+
+
+def _compare(split: str, path: Path, found: str, folder: RunFolder) -> None:
+    if selection_of(path)["fingerprint"] != found:
         raise ConfigError(
-            f"holds a run that cannot be read ({error})", file=folder.root, remedy="Move it away, or use another --name"
-        ) from error
-    changes = differences(earlier, spec)
-    if earlier.training_hash != spec.training_hash:
-        raise ConfigError(f"holds another run: {'; '.join(changes)}", file=folder.root, remedy="Use another --name")
-    # The same weights may be evaluated on several selections of validation images, each of which must stay what it is.
-    evaluated_on = manifest.get(_EVALUATED_ON, {}).get(spec.validation_hash, fingerprints["val"])
-    edited = [
-        split
-        for split, known in (("train", manifest["dataset_fingerprints"]["train"]), ("val", evaluated_on))
-        if known != fingerprints[split]
-    ]
-    if edited:
-        raise ConfigError(
-            f"the data set has changed since this run started ({' and '.join(edited)})",
+            f"the data set has changed since this run started ({split})",
             file=folder.root,
-            remedy="Use another --name, or restore the data",
+            remedy=f"{_OTHER_STORAGE}, or restore the data",
         )
-    return manifest
 
 
-def _imagenet_weights(spec: ExperimentSpec) -> dict[str, Tensor]:
-    """The backbone's weights, checked against it: workers on other nodes read them from the run's folder."""
-    # Imports torchvision, for a second: what else a driver does needs none of it.
-    from detector.models.backbones import build_backbone, load_imagenet_weights
-
-    config = spec.model.backbone if isinstance(spec.model, RetinaNetConfig) else BackboneConfig(name="resnet50")
-    backbone = build_backbone(config)
-    load_imagenet_weights(backbone, config.name, spec.source.weights_file)
-    return dict(backbone.state_dict())
+def _unreadable(folder: RunFolder, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"holds a run that cannot be read ({error})", file=folder.root, remedy="Move it away, or use another --storage"
+    )

@@ -1,24 +1,26 @@
-"""A sweep's results as they lie in the run folders: what a table is made from, right after a sweep or years later."""
+"""Results of a sweep as they lie in the run folders: what tables are made from, right after a sweep or years later."""
 
 import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from detector.config import ScoringConfig
 from detector.data.cache import load_dataset
 from detector.data.samples import Dataset
 from detector.errors import ConfigError, InputError
-from detector.evaluation.results import DetectionTable, read_coco_results
+from detector.evaluation.results import DetectionTable
 from detector.files import write_json
-from detector.rescoring.header import StoreIdentity
 from detector.rescoring.store import CandidateStore
-from runyard.driver.errors import Failure
+from runyard.failures import Failure
+from runyard.grid import Trial, labels
 from runyard.paper import PaperTable
 from runyard.runs.finished import final_checkpoint
 from runyard.runs.folder import EvaluationFolder, RunFolder, SweepFolder
+from runyard.runs.prepare import selection_of
+from runyard.runs.storage import FORMAT, require_format
 from runyard.scoring.inference import store_identity
 from runyard.scoring.rescore import score_one, score_store
 from runyard.spec import ExperimentSpec, from_dict, to_dict
@@ -26,44 +28,53 @@ from runyard.spec import ExperimentSpec, from_dict, to_dict
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What became of a trial."""
+    """Outcome of a trial."""
 
-    id: str
-    row: str
-    """The table's row."""
-    line: str
-    """The row and the axes' values; trials of one line differ in their seeds alone."""
-    label: str
-    spec: ExperimentSpec
-    """With absolute paths and the run's name in it."""
-    folder: RunFolder
-    """Of the training that it shares with the trials of the same training hash."""
-    evaluation: EvaluationFolder
-    metrics: dict[str, float] | None
-    """None where there are none."""
+    trial: Trial
+    """Its spec has absolute paths and the run's name in it."""
+    run: RunFolder
+    """Folder of the training that it shares with the trials of the same training hash."""
+    metrics: dict[str, float] | None = None
+    """None where there are none yet."""
     failure: Failure | None = None
     """The first one, where something failed this time."""
     oracle: bool = False
-    """Not a trial of the sweep: the same candidates ranked by the true IoU in place of the predicted one."""
+    """Whether the same outputs are ranked by the true IoU in place of the predicted one; not a trial of the sweep."""
+
+    @property
+    def id(self) -> str:
+        """The trial's, or an id of its own for the oracle."""
+        return f"{self.trial.id}-oracle" if self.oracle else self.trial.id
+
+    @property
+    def spec(self) -> ExperimentSpec:
+        """Spec of the trial."""
+        return self.trial.spec
+
+    @property
+    def row(self) -> str:
+        """The table's row."""
+        return self.trial.row
+
+    @property
+    def evaluation(self) -> EvaluationFolder:
+        """Folder of metrics and resamples."""
+        folder = self.run.oracle if self.oracle else self.run.evaluation
+        return folder(self.spec.scoring_hash)
 
     @property
     def val_data(self) -> Path:
-        """The validation images that it was evaluated on."""
-        return self.folder.val_data(self.spec.validation_hash)
+        """Saved columns of the images that it was evaluated on."""
+        return self.run.val_data(self.spec.validation_hash)
 
     @property
-    def candidates(self) -> Path:
-        """The store that rescored rows come from."""
-        return self.folder.candidates(self.spec.validation_hash)
+    def data_fingerprints(self) -> tuple[str, str]:
+        """Fingerprints of the training and of the evaluated images; empty texts where a folder tells none."""
+        return tuple(_fingerprint(path) for path in (self.run.train_data, self.val_data))  # type: ignore[return-value]
 
     def load_detections(self) -> tuple[Dataset, DetectionTable]:
-        """The validation split and what was found in it, from the result file or from the run's candidates."""
-        dataset = load_dataset(self.val_data)
-        if self.evaluation.detections.exists():
-            return dataset, read_coco_results(self.evaluation.detections, dataset)
-        identity = store_identity(self.spec, final_checkpoint(self.folder), dataset)
-        store = CandidateStore.open(self.candidates, identity)
-        return dataset, score_store(store, dataset, self.spec.scoring, oracle=self.oracle)
+        """The evaluated images and their detections, from the run's store; InputError where it is gone or damaged."""
+        return stored_detections(self.spec, self.run, oracle=self.oracle)
 
 
 @dataclass(frozen=True)
@@ -74,128 +85,142 @@ class SweepResult:
     dataset: str
     folder: SweepFolder
     results: tuple[TrialResult, ...]
-    smoke: bool
-    """Everything was made tiny: the numbers mean nothing."""
-    paper: tuple[PaperTable, ...]
-    """The paper's tables that the rows reproduce."""
+    smoke: bool = False
+    """Whether everything was made tiny: the numbers mean nothing then."""
+    paper: tuple[PaperTable, ...] = ()
+    """Tables of the paper that the rows reproduce."""
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Text of each trial, by trial id."""
+        return labels(result.trial for result in self.results)
 
     @property
     def failures(self) -> dict[str, Failure]:
-        """By the trials' labels."""
-        return {result.label: result.failure for result in self.results if result.failure is not None}
+        """Failures by the trials' labels."""
+        return {self.labels[result.id]: result.failure for result in self.results if result.failure is not None}
 
 
-def together(earlier: Sequence[TrialResult], now: Sequence[TrialResult]) -> tuple[TrialResult, ...]:
-    """The trials of a sweep that goes on with a part of its grid: all there ever were, those of `now` as they are now.
+def stored_detections(spec: ExperimentSpec, run: RunFolder, *, oracle: bool = False) -> tuple[Dataset, DetectionTable]:
+    """The evaluated images of a finished run and their detections under the spec's scoring, in original pixels.
 
-    In the earlier order, new ones behind the trial they follow in `now`. Of a trial's two labels the longer is kept:
-    the larger grid tells apart what the smaller has one of.
+    Raises InputError where the run's store is gone, damaged or without this scoring.
     """
-    merged = {result.id: result for result in earlier}
-    order = list(merged)
-    place = 0
-    for result in now:
-        if result.id in merged:
-            known = merged[result.id]
-            place = order.index(result.id) + 1
-            if len(known.label) > len(result.label):
-                result = replace(result, line=known.line, label=known.label)
-        else:
-            order.insert(place, result.id)
-            place += 1
-        merged[result.id] = result
-    return tuple(merged[trial_id] for trial_id in order)
+    dataset = load_dataset(run.val_data(spec.validation_hash))
+    identity = store_identity(spec, final_checkpoint(run), dataset)
+    store = CandidateStore.open(run.candidates(spec.validation_hash), identity)
+    return dataset, score_store(store, dataset, spec.scoring, oracle=oracle)
+
+
+def read_result(trial: Trial, run: RunFolder, failure: Failure | None = None) -> TrialResult:
+    """Result of a trial with the metrics that its evaluation has by now."""
+    return TrialResult(trial, run, _read_metrics(run.evaluation(trial.spec.scoring_hash)), failure)
 
 
 def write_trials(sweep: SweepResult) -> None:
-    """Writes down which trials there are and where their results lie, for `load_sweep`."""
-    rows = [
+    """Write down which trials there are and where their results lie, for `load_sweep`."""
+    trials = [
         {
             "id": result.id,
             "row": result.row,
-            "line": result.line,
-            "label": result.label,
+            "label": sweep.labels[result.id],
             "seed": result.spec.seed,
-            "run": os.path.relpath(result.folder.root, sweep.folder.root),
-            "evaluation": result.evaluation.root.relative_to(result.folder.root).as_posix(),
+            "run": os.path.relpath(result.run.root, sweep.folder.root),
+            "evaluation": result.evaluation.root.relative_to(result.run.root).as_posix(),
             "spec": to_dict(result.spec),
         }
         for result in sweep.results
     ]
     content = {
+        "format": FORMAT,
         "sweep": sweep.name,
         "dataset": sweep.dataset,
         "smoke": sweep.smoke,
-        "trials": rows,
+        "trials": trials,
         "paper": [table.to_dict() for table in sweep.paper],
     }
     write_json(sweep.folder.trials, content, indent=2)
 
 
 def load_sweep(path: Path) -> SweepResult:
-    """The sweep of a folder that `run_sweep` has written, with the metrics that its trials have by now.
+    """The sweep of a folder that a driver has written, with the metrics that its trials have by now.
 
-    Raises ConfigError where it is no such folder. Trials without metrics are kept, and have None.
+    Raises ConfigError where it is not such a folder. Trials without metrics are kept, and have None.
     """
     folder = SweepFolder(path.expanduser().resolve())
     try:
         content = json.loads(folder.trials.read_text())
+        found = content.get("format", 1)
+    except (OSError, ValueError, AttributeError) as error:
+        raise _not_a_sweep(folder, error) from error
+    require_format(found, folder.root)
+    try:
         results = tuple(_loaded(entry, folder.root) for entry in content["trials"])
         paper = tuple(PaperTable.from_dict(table) for table in content["paper"])
         return SweepResult(content["sweep"], content["dataset"], folder, results, content["smoke"], paper)
-    except (OSError, ValueError, KeyError, TypeError, InputError) as error:
-        raise ConfigError(
-            f"is not the folder of a sweep ({type(error).__name__}: {error})", file=folder.root,
-            remedy="Give the folder below <storage>/sweeps that holds trials.json",
-        ) from error  # fmt: skip
-
-
-def read_metrics(evaluation: EvaluationFolder) -> dict[str, float] | None:
-    """None where there are none."""
-    return json.loads(evaluation.metrics.read_text()) if evaluation.metrics.exists() else None
+    except (KeyError, TypeError, InputError) as error:
+        raise _not_a_sweep(folder, error) from error
 
 
 def oracle_of(result: TrialResult) -> TrialResult | None:
-    """The row that ranks a run's candidates by their true IoU, scored now if need be; None where it has no such
-    store, or a damaged one.
+    """The row that ranks a run's outputs by their true IoU, scored now if need be; None where the store lacks it.
 
     It is the headroom: what a perfect IoU head would give with these weights, at the alpha that the store declares.
     """
+    spec = result.spec
     try:
-        identity = store_identity(result.spec, final_checkpoint(result.folder), load_dataset(result.val_data))
-        declared = [row.scoring for row in CandidateStore.open(result.candidates, identity).rows if row.oracle]
-        ours = replace(result.spec.scoring, confidence="alpha")
-        scoring = next((s for s in declared if s == replace(ours, alpha=s.alpha)), None)
-        return None if scoring is None else _scored_by_truth(result, scoring, identity)
+        dataset = load_dataset(result.val_data)
+        identity = store_identity(spec, final_checkpoint(result.run), dataset)
+        store = CandidateStore.open(result.run.candidates(spec.validation_hash), identity)
+        ranked = replace(spec.scoring, confidence="alpha")
+        declared = [row.scoring for row in store.rows if row.oracle]
+        scoring = next((s for s in declared if s == replace(ranked, alpha=s.alpha)), None)
+        if scoring is None:
+            return None
+        label = f"oracle IoU, alpha {scoring.alpha:g}"
+        trial = Trial(replace(spec, scoring=scoring, paper=replace(spec.paper, row=label)), label)
+        oracle = TrialResult(trial, result.run, oracle=True)
+        metrics = _read_metrics(oracle.evaluation)
+        if metrics is None:
+            metrics = score_one(
+                store.folder,
+                result.val_data,
+                scoring,
+                oracle.evaluation.root,
+                oracle=True,
+                protocol=spec.protocol,
+                expect=identity,
+            )
+        return replace(oracle, metrics=metrics)
     except InputError:
         return None
 
 
-def _scored_by_truth(result: TrialResult, scoring: ScoringConfig, identity: StoreIdentity) -> TrialResult:
-    label = f"oracle IoU, alpha {scoring.alpha:g}"
-    spec = replace(result.spec, scoring=scoring, paper=replace(result.spec.paper, row=label))
-    evaluation = EvaluationFolder(result.folder.oracle.root / spec.scoring_hash[:12])
-    metrics = read_metrics(evaluation)
-    if metrics is None:
-        metrics = score_one(
-            result.candidates,
-            result.val_data,
-            scoring,
-            evaluation.root,
-            oracle=True,
-            protocol=spec.protocol,
-            expect=identity,
-        )
-    return replace(
-        result, id=f"{result.id}-oracle", row=label, line=label, label=label, spec=spec, evaluation=evaluation,
-        metrics=metrics, failure=None, oracle=True,
-    )  # fmt: skip
+def merge_results(trials: Sequence[Trial], known: Sequence[TrialResult]) -> tuple[TrialResult, ...]:
+    """One result a trial, in the order of `trials`; those of `known` as they are, with the trial as it is now."""
+    by_id = {result.id: result for result in known}
+    return tuple(replace(by_id[trial.id], trial=trial) for trial in trials if trial.id in by_id)
+
+
+def _read_metrics(evaluation: EvaluationFolder) -> dict[str, float] | None:
+    return json.loads(evaluation.metrics.read_text()) if evaluation.metrics.exists() else None
+
+
+def _fingerprint(data: Path) -> str:
+    try:
+        return str(selection_of(data)["fingerprint"])
+    except ConfigError:
+        return ""
 
 
 def _loaded(entry: dict[str, Any], sweep: Path) -> TrialResult:
-    spec = from_dict(entry["spec"])
-    folder = RunFolder((sweep / entry["run"]).resolve())
-    evaluation = folder.evaluation(spec.scoring_hash)
-    return TrialResult(
-        entry["id"], entry["row"], entry["line"], entry["label"], spec, folder, evaluation, read_metrics(evaluation)
+    trial = Trial(from_dict(entry["spec"]), str(entry["row"]))
+    return read_result(trial, RunFolder((sweep / entry["run"]).resolve()))
+
+
+def _not_a_sweep(folder: SweepFolder, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"is not the folder of a sweep ({type(error).__name__}: {error})",
+        file=folder.root,
+        remedy="Give the folder below <storage>/sweeps that holds trials.json",
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from detector.errors import InputError
 from detector.files import write_json
-from runyard.runs.folder import RunFolder
+from runyard.runs.folder import RecordFolder
 from runyard.runs.manifest import without_secrets
 from runyard.tracking.journal import Journal, JournalError, read
 from runyard.tracking.runs import TrackedRun
@@ -21,7 +21,7 @@ _EVALUATIONS = ("evaluation", "oracle")
 
 
 def remember_run(
-    folder: RunFolder, experiment: str, run: TrackedRun, children: Sequence[tuple[Path, TrackedRun]] = ()
+    folder: RecordFolder, experiment: str, run: TrackedRun, children: Sequence[tuple[Path, TrackedRun]] = ()
 ) -> None:
     """Write next to the journal what `sync` needs to find the run again, in whatever store.
 
@@ -51,7 +51,7 @@ def storage_of(folder: Path) -> Path:
     return parent
 
 
-def sync(folder: RunFolder, tracking_uri: str) -> int:
+def sync(folder: RecordFolder, tracking_uri: str) -> int:
     """Upload what the journals of a run, or of a sweep and its trials, hold beyond their last upload.
 
     Returns the number of records, 0 if nothing was missing. A run that no process is writing any more, but whose

@@ -12,19 +12,26 @@ import datetime
 import json
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from detector.errors import ConfigError, InputError
+from detector.models.detector import ScoringRow
 from runyard.context import LocalContext
 from runyard.failures import NonFiniteLossError, SilentWorkerError, Terminated
+from runyard.locks import held
+from runyard.runs.attempts import describe_start, record_attempt
 from runyard.runs.folder import RunFolder
-from runyard.runs.prepare import prepare
+from runyard.runs.prepare import ACTIVITY, PreparedRun, prepare
 from runyard.spec import ExperimentSpec, from_dict
+from runyard.tracking.runs import TrackedRun
+from runyard.tracking.sync import remember_run
+from runyard.training.outcome import journaled
 from runyard.training.stopping import stops_on_signals
 from runyard.training.worker import train
 
@@ -43,32 +50,31 @@ def process_group(context: LocalContext, timeout_s: float) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def launch(spec: ExperimentSpec, folder: RunFolder) -> dict[str, Any] | None:
-    """Trains a prepared run in this process (and torchrun's others); the final metrics on rank 0, None elsewhere."""
-    context = LocalContext(use_gpu=None if spec.runtime.gpus_per_worker is None else spec.runtime.gpus_per_worker > 0)
+def launch(spec: ExperimentSpec, folder: RunFolder, rows: Sequence[ScoringRow] = ()) -> dict[str, Any] | None:
+    """Train a prepared run in this process (and torchrun's others); the final metrics on rank 0, None elsewhere.
+
+    Raises ConfigError for more workers than there are processes.
+    """
+    context = LocalContext(use_gpu=_use_gpu(spec))
+    if spec.runtime.workers not in (1, context.world_size):
+        raise ConfigError(
+            "the plain launcher trains in one process",
+            field="runtime.workers",
+            value=spec.runtime.workers,
+            remedy="Leave --workers out, use Ray, or start runyard.training.local with torchrun",
+        )
     with process_group(context, spec.runtime.collective_timeout_s):
-        return train(spec, folder, context)
+        return train(spec, folder, context, rows)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prepares the run on rank 0, trains it, prints the final metrics as JSON; returns the exit status."""
+    """Prepare the run on rank 0, train it, print the final metrics as JSON; return the exit status."""
     parser = argparse.ArgumentParser(description="Train one experiment with plain torch.")
-    parser.add_argument("spec", type=Path, help="a spec.json as `--dry-run` prints it")
+    parser.add_argument("spec", type=Path, help="a run's spec.json, or what `--dry-run` printed for one training")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        spec: ExperimentSpec = from_dict(_read_json(options.spec))
-        use_gpu = None if spec.runtime.gpus_per_worker is None else spec.runtime.gpus_per_worker > 0
-        context = LocalContext(use_gpu=use_gpu)
-        with process_group(context, spec.runtime.collective_timeout_s):
-            box: list[Any] = [None]
-            if context.rank == 0:
-                box = [prepare(spec)]
-            if context.world_size > 1:
-                dist.broadcast_object_list(box, src=0, device=context.device)
-            prepared = box[0]
-            with stops_on_signals(prepared.folder, first_rank=context.rank == 0):
-                metrics = train(prepared.spec, prepared.folder, context)
+        metrics = _run(read_spec(options.spec))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -83,13 +89,67 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _read_json(path: Path) -> Any:
+def read_spec(path: Path) -> ExperimentSpec:
+    """The spec of a file that holds a spec, or a dry run of one training; ConfigError for other content."""
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"cannot be read ({error.strerror})", file=path) from error
     except ValueError as error:
-        raise ConfigError(f"is no JSON ({error})", file=path) from error
+        raise ConfigError(f"is not valid JSON ({error})", file=path) from error
+    if isinstance(content, dict) and "each_training" in content:
+        trainings = content["each_training"]
+        if len(trainings) != 1:
+            remedy = "Choose one of them with --rows"
+            raise ConfigError(f"expected a dry run of one training, found {len(trainings)}", file=path, remedy=remedy)
+        content = trainings[0]["spec"]
+    spec: ExperimentSpec = from_dict(content)
+    return spec
+
+
+def _run(spec: ExperimentSpec) -> dict[str, Any] | None:
+    context = LocalContext(use_gpu=_use_gpu(spec))
+    with process_group(context, spec.runtime.collective_timeout_s):
+        box: list[Any] = [None, None]
+        if context.rank == 0:
+            prepared = prepare(spec)
+            box = [prepared, _finished_metrics(prepared)]
+        if context.world_size > 1:
+            dist.broadcast_object_list(box, src=0, device=context.device)
+        prepared, metrics = box
+        if metrics is not None:
+            return dict(metrics) if context.rank == 0 else None
+        with (
+            _as_first_rank(prepared) if context.rank == 0 else nullcontext(),
+            stops_on_signals(prepared.folder, first_rank=context.rank == 0),
+        ):
+            return train(prepared.spec, prepared.folder, context)
+
+
+@contextmanager
+def _as_first_rank(prepared: PreparedRun) -> Iterator[None]:
+    """Hold the run's lock, and record the attempt, its status and what `runyard sync` needs."""
+    folder, spec = prepared.folder, prepared.spec
+    with held(folder.lock, ACTIVITY):
+        record_attempt(folder, spec, "local", describe_start())
+        if not folder.tracking.exists():
+            remember_run(folder, spec.runtime.experiment, TrackedRun(folder.root.name, folder.root.name))
+        with journaled(folder.journal, spec, (folder.spec, folder.manifest)):
+            yield
+
+
+def _finished_metrics(prepared: PreparedRun) -> dict[str, Any] | None:
+    """Metrics of a finished run; None where there is something left to do."""
+    metrics = prepared.folder.evaluation(prepared.spec.scoring_hash).metrics
+    return json.loads(metrics.read_text()) if metrics.exists() else None
+
+
+def _use_gpu(spec: ExperimentSpec) -> bool | None:
+    """Whether a worker gets a GPU; None leaves it to what the machine has."""
+    gpus = spec.runtime.gpus_per_worker
+    if gpus and not torch.cuda.is_available():
+        raise ConfigError("this machine has no GPU that torch can use", field="runtime.gpus_per_worker", value=gpus)
+    return None if gpus is None else gpus > 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The connection to a Ray cluster: a given one, this machine's, or one of our own. Imports no ray.train, no torch."""
+"""Connection to a Ray cluster: a given one, this machine's, or one that we start. Imports no ray.train, no torch."""
 
 import json
 import logging
@@ -21,15 +21,20 @@ ENVIRONMENT = {
 }
 
 OBJECT_STORE_BYTES = 200_000_000
-"""For a cluster of our own: only small results pass through it, and Ray would take a third of the memory."""
+"""Object store of a cluster that we start: only small results pass through it; Ray would take a third of the memory."""
 
 
 LEAST_CPUS = 2
-"""Of a cluster of our own: the demo's two workers share a single core where there is no more."""
+"""CPUs of a cluster that we start: the demo's two workers share a single core where there is no more."""
+
+
+def is_connected() -> bool:
+    """Whether this process is connected to a cluster."""
+    return bool(ray.is_initialized())
 
 
 def connect(runtime_env: dict[str, Any]) -> None:
-    """Connects to the cluster that $RAY_ADDRESS names or this machine has, else ('local', too) starts one of our own.
+    """Connect to the cluster that $RAY_ADDRESS names or this machine has, else ('local', too) starts one of our own.
 
     Workers' output goes to Ray's session folder: what a person should see comes through the journal.
     """

@@ -5,8 +5,9 @@ import math
 import os
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ray.train import (
 )
 
 from detector.errors import ConfigError, InputError
+from detector.models.detector import ScoringRow
 from runyard.failures import NonFiniteLossError, SilentWorkerError, TrainingError, TrainingStoppedError
 from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec, from_dict, to_dict
@@ -70,21 +72,26 @@ class RayContext:
             ) from error
 
 
-def launch(spec: ExperimentSpec, folder: RunFolder) -> dict[str, Any]:
-    """Trains a prepared run on a connected Ray cluster and returns the final metrics.
+def launch(spec: ExperimentSpec, folder: RunFolder, rows: Sequence[ScoringRow] = ()) -> dict[str, Any]:
+    """Train a prepared run on a connected Ray cluster and return the final metrics.
 
     A failed attempt is followed by another from the last checkpoint, `runtime.max_failures` times, and the journal
     tells of it. Raises ConfigError where the cluster can never hold the workers, the workers' own InputError for a
     user's mistake that only they could see, NonFiniteLossError, TrainingStoppedError, and for the rest TrainingError
     with the first attempt's error; its note is that one's traceback.
     """
-    return dict(run_on_workers(spec, folder, _train_worker, {}))
+    return dict(run_on_workers(spec, folder, _train_worker, {"rows": tuple(rows)}))
+
+
+def launch_inference(spec: ExperimentSpec, folder: RunFolder, rows: Sequence[ScoringRow]) -> None:
+    """Store a finished run's outputs for `rows` on a connected Ray cluster; attempts and errors as in `launch`."""
+    run_on_workers(spec, folder, _inference_worker, {"rows": tuple(rows)})
 
 
 def run_on_workers(
     spec: ExperimentSpec, folder: RunFolder, work: Callable[[dict[str, Any]], Any], config: dict[str, Any]
 ) -> Any:
-    """Runs a function on the workers that a spec asks for, and returns what rank 0 does; attempts as in `launch`.
+    """Run a function on the workers that a spec asks for; return rank 0's value. Attempts as in `launch`.
 
     Args:
         work: gets `config`, with the plain form of the spec as 'spec' and the run folder's path as 'folder'.
@@ -125,9 +132,9 @@ def _fit(spec: ExperimentSpec, folder: RunFolder, gpus: int, config: dict[str, A
     (folder.root / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
     runtime = spec.runtime
     # Workers also wait for one another in Ray's `report`, by default for ever; the controller passes this on to them.
-    os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = str(runtime.collective_timeout_s)
+    settings = {"RAY_TRAIN_COLLECTIVE_TIMEOUT_S": runtime.collective_timeout_s}
     if runtime.min_workers is not None:
-        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(ELASTIC_START_TIMEOUT_S)
+        settings["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = ELASTIC_START_TIMEOUT_S
     trainer = ray.train.torch.TorchTrainer(
         _do_work,
         train_loop_config=config,
@@ -146,7 +153,23 @@ def _fit(spec: ExperimentSpec, folder: RunFolder, gpus: int, config: dict[str, A
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    return _fit_with_our_signals(trainer).return_value
+    with _environment({name: str(value) for name, value in settings.items()}):
+        return _fit_with_our_signals(trainer).return_value
+
+
+@contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    """Environment variables for the block alone: the next run of this process may be another one."""
+    earlier = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in earlier.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _fit_with_our_signals(trainer: ray.train.torch.TorchTrainer) -> ray.train.Result:
@@ -179,10 +202,22 @@ def _progress(folder: RunFolder) -> str | None:
 
 
 def gpus_per_worker(spec: ExperimentSpec) -> int:
-    """GPUs of one worker: what the spec says, else one where the cluster has as many as there are workers."""
+    """GPUs of one worker: what the spec says, else one where the cluster has any and none where it has none.
+
+    Raises ConfigError where the cluster has GPUs, but fewer than (the fewest) workers: training on CPUs in their place
+    has to be asked for.
+    """
     if spec.runtime.gpus_per_worker is not None:
         return spec.runtime.gpus_per_worker
-    return int(ray.cluster_resources().get("GPU", 0) >= (spec.runtime.min_workers or spec.runtime.workers))
+    have, workers = int(ray.cluster_resources().get("GPU", 0)), spec.runtime.min_workers or spec.runtime.workers
+    if 0 < have < workers:
+        raise ConfigError(
+            f"the cluster has {have} GPUs for {workers} workers",
+            field="runtime.workers",
+            value=workers,
+            remedy="Ask for as many workers as there are GPUs, or say --gpus-per-worker 0 to train on CPUs",
+        )
+    return int(have > 0)
 
 
 def check_resources(spec: ExperimentSpec, gpus: int) -> None:
@@ -214,7 +249,13 @@ def _train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
     from runyard.training.worker import train
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    return train(from_dict(config["spec"]), RunFolder(Path(config["folder"])), RayContext())
+    return train(from_dict(config["spec"]), RunFolder(Path(config["folder"])), RayContext(), config["rows"])
+
+
+def _inference_worker(config: dict[str, Any]) -> None:
+    from runyard.scoring.inference import keep_candidates
+
+    keep_candidates(from_dict(config["spec"]), RunFolder(Path(config["folder"])), config["rows"], RayContext())
 
 
 def _first_cause(error: TrainingFailedError | RayActorError) -> tuple[int | None, Exception]:

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C while a run is trained: its workers write a checkpoint and end, then so does the driver.
+"""SIGTERM, SIGHUP and Ctrl-C while a run is trained: its workers write a checkpoint and end, then so does the driver.
 
 The request is a file in the run's folder, because workers are other processes, often on other machines, and that
 folder is what they share. Every worker looks for it at every step (one `stat`); what they saw travels with the sums
@@ -24,13 +24,13 @@ _log = logging.getLogger(__name__)
 
 
 def request_stop(folder: RunFolder) -> None:
-    """Asks the workers of a run to write a checkpoint and to end."""
+    """Ask the workers of a run to write a checkpoint and to end."""
     folder.stop_request.touch()
 
 
 @contextmanager
 def stops_on_signals(folder: RunFolder, *, first_rank: bool = True, grace_s: float = GRACE_S) -> Iterator[None]:
-    """While entered, SIGTERM and Ctrl-C ask the run to stop; an earlier request is withdrawn on entry.
+    """While entered, SIGTERM, SIGHUP and Ctrl-C ask the run to stop; an earlier request is withdrawn on entry.
 
     A run that stops, whoever asked, ends in KeyboardInterrupt: `Terminated`, unless it was Ctrl-C. Outside the main
     thread no signal can be caught; `request_stop` works there too.
@@ -55,7 +55,9 @@ def stops_on_signals(folder: RunFolder, *, first_rank: bool = True, grace_s: flo
         _log.warning("stopping: the workers write a checkpoint; a second signal ends the run at once")
         timer.start()
 
-    signals = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    signals = (
+        (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
+    )
     earlier = {signum: signal.signal(signum, handle) for signum in signals}
     try:
         yield

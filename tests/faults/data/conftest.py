@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from runyard.runs.attempt import journaled, launch, make_reports
 
 from detector.config import DataConfig
-from runyard.runs.attempt import journaled, launch, make_reports
 from runyard.runs.folder import RunFolder
 from runyard.runs.prepare import PreparedRun, prepare
 from runyard.spec import ExperimentSpec, SourceConfig

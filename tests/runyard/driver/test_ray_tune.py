@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-
 from runyard.driver.errors import SweepError
-from runyard.driver.jobs import Job
 from runyard.driver.sweep import run_sweep
+
+from runyard.driver.jobs import Job
 from runyard.grid import expand
 from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec

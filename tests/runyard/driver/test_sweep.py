@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from runyard.driver.errors import SweepError
+from runyard.driver.sweep import Finish, run_sweep
+from runyard.runs.attempt import journaled, only_process
 
 from detector.config import ScoringConfig
 from detector.data.cache import load_dataset
 from detector.errors import ConfigError, DatasetError
 from detector.files import write_json
-from runyard.driver.errors import SweepError
 from runyard.driver.plan import OpenedData, make_plan
-from runyard.driver.sweep import Finish, run_sweep
 from runyard.failures import NonFiniteLossError
 from runyard.grid import expand
 from runyard.reports.report import Report
-from runyard.runs.attempt import journaled, only_process
 from runyard.runs.folder import RunFolder, SweepFolder
 from runyard.scoring.results import SweepResult, load_sweep
 from runyard.spec import ExperimentSpec

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runyard.reports.lines import baseline_of, lines_of
 
 from detector.data.formats import open_dataset
 from detector.data.samples import Dataset
@@ -15,7 +16,6 @@ from detector.errors import ConfigError
 from detector.files import write_json
 from runyard.paper import ImageSet, PaperRow, PaperTable
 from runyard.reports.comparison import SweepTable, make_table
-from runyard.reports.lines import baseline_of, lines_of
 from runyard.reports.render import cell_text
 from runyard.reports.resampling import resampled_ap
 from runyard.scoring.results import load_sweep, write_trials

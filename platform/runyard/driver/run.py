@@ -1,0 +1,280 @@
+"""A sweep from its trials to its results, as the driver sees it: plan, run, track, report. One run is a sweep of one.
+
+Trials run wherever the runner puts them and leave everything in their run folders. A second driver of the same sweep is
+refused before anything is touched. Imports no mlflow, and ray only where a cluster is needed.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+
+from detector.errors import ConfigError
+from runyard.driver.jobs import Job, perform
+from runyard.driver.plan import Plan, make_plan, run_of
+from runyard.driver.progress import RunProgress, SweepProgress
+from runyard.driver.runners import InThisProcess, Perform, Runner
+from runyard.driver.smoke import with_smoke_data
+from runyard.driver.tracked import SweepTracking
+from runyard.failures import Failure, SweepError, TrainingError
+from runyard.grid import Trial, labels, merge
+from runyard.locks import held
+from runyard.paper import PaperTable
+from runyard.reports.report import Report, report
+from runyard.runs.data import OpenedData, dataset_name
+from runyard.runs.folder import SweepFolder
+from runyard.runs.prepare import skipped_text
+from runyard.runs.storage import check_format, open_storage, storage_folder
+from runyard.scoring.results import SweepResult, TrialResult, load_sweep, merge_results, read_result, write_trials
+from runyard.spec import ExperimentSpec
+from runyard.tracking.journal import RunStatus, last_status
+from runyard.tracking.stores import check_store, resolve_tracking_uri
+from runyard.training.launch import Launcher
+
+Finish = Callable[[SweepResult], Report]
+"""Called with the results; returns what the sweep's run keeps."""
+
+
+def run_sweep(
+    trials: Sequence[Trial],
+    name: str,
+    *,
+    launcher: Launcher = "ray",
+    smoke: bool = False,
+    trains: bool = True,
+    runtime_env: dict[str, Any] | None = None,
+    max_concurrent: int | None = None,
+    paper: Sequence[PaperTable] = (),
+    finish: Finish | None = None,
+    console: Console | None = None,
+    do: Perform = perform,
+) -> SweepResult:
+    """Run what is left to do of a sweep: finished trials stay, interrupted ones go on, failed ones are tried again.
+
+    Args:
+        name: name of the sweep; with the data set's name and the storage folder it is its identity. The trials are not:
+            a grid may grow, and go on in part; all results that it ever had stay in its tables.
+        smoke: generate a few images where the specs name no data.
+        trains: False where the trials score finished runs.
+        runtime_env: environment of Ray's workers, from `experiments/_bootstrap.py`.
+        max_concurrent: trainings at once; None: as many as the cluster can hold.
+        paper: tables that the rows reproduce.
+        finish: called when all trials have ended, whether well or not; None: `report`.
+        do: does a job; the process of a test may do less.
+
+    Raises InputError for what the user has to mend, before anything is started; SweepError, naming trials and errors,
+    when all that could be done is done.
+    """
+    console = console or Console()
+    if smoke and trials[0].spec.source.data is None:
+        trials = [replace(trial, spec=with_smoke_data(trial.spec)) for trial in trials]
+    first = trials[0].spec
+    storage = storage_folder(first)
+    check_format(storage)
+    uri = resolve_tracking_uri(first.runtime.tracking_uri, storage)
+    check_store(uri)
+    dataset = dataset_name(first)
+    folder = SweepFolder.in_storage(storage, f"{name}-{dataset}")
+    data = OpenedData()
+    make_plan(trials, data, trains=trains, write=False)
+    open_storage(storage)
+    with held(folder.lock, "running this sweep"):
+        earlier = load_sweep(folder.root).results if folder.trials.exists() else ()
+        merge([result.trial for result in earlier], trials)
+        plan = make_plan(trials, data, trains=trains)
+        sweep = _Sweep(folder, dataset, smoke, tuple(paper), plan, earlier)
+        before = sweep.results()
+        _check_same_data(before)
+        _announce(before, plan, console)
+        writes = bool(plan.jobs) or len(earlier) < len(before.results) or last_status(folder.journal) != "FINISHED"
+        if writes:
+            write_trials(before)
+        runners = _Runners(launcher, runtime_env or {}, max_concurrent, folder, do, console)
+        if plan.jobs:
+            runners.connect()
+        tracking = SweepTracking(folder, plan, before.labels, uri, writes=writes)
+        status: RunStatus = "FAILED"
+        message = ""
+        found = Report()
+        result = before
+        try:
+            try:
+                failures = _run_stages(plan, runners, console)
+            except KeyboardInterrupt:
+                runners.stop()
+                raise
+            result = sweep.results(failures)
+            try:
+                found = finish(result) if finish else report(result, console)
+            except Exception as error:
+                if result.failures:  # they matter more
+                    raise SweepError(len(trials), result.failures) from error
+                raise
+            if result.failures:
+                raise SweepError(len(trials), result.failures)
+            status = "FINISHED"
+        except KeyboardInterrupt as error:
+            status, message = "KILLED", type(error).__name__
+            raise
+        except Exception as error:
+            message = Failure.from_error(error).error
+            raise
+        finally:
+            failed = {r.id: r.failure.error for r in result.results if r.failure is not None}
+            tracking.close(
+                status, message, found, failed, say=functools.partial(console.print, highlight=False, soft_wrap=True)
+            )
+    return result
+
+
+def run_one(spec: ExperimentSpec, name: str | None = None, **options: Any) -> TrialResult:
+    """Run one experiment as a sweep of one; arguments and errors as `run_sweep`.
+
+    Args:
+        name: name of the sweep; None: the run's name or its recipe.
+    """
+    row = spec.paper.row or spec.recipe
+    trial = Trial(spec, row)
+    try:
+        result = run_sweep([trial], name or spec.runtime.name or spec.recipe, **options)
+    except SweepError as error:
+        raise _cause_of(error) from error
+    return next(r for r in result.results if r.id == trial.id)
+
+
+class _Sweep:
+    """What a sweep's results are made from."""
+
+    def __init__(
+        self,
+        folder: SweepFolder,
+        dataset: str,
+        smoke: bool,
+        paper: tuple[PaperTable, ...],
+        plan: Plan,
+        earlier: Sequence[TrialResult],
+    ) -> None:
+        self._fixed = (folder.root.name, dataset, folder)
+        self._smoke, self._paper, self._plan, self._earlier = smoke, paper, plan, tuple(earlier)
+
+    def results(self, failures: Mapping[str, Failure] | None = None) -> SweepResult:
+        """All trials that the sweep ever had; with what failed, once the jobs have been done."""
+        now = [self._result(trial, failures) for trial in self._plan.trials]
+        trials = merge([result.trial for result in self._earlier], self._plan.trials)
+        return SweepResult(*self._fixed, merge_results(trials, [*self._earlier, *now]), self._smoke, self._paper)
+
+    def _result(self, trial: Trial, failures: Mapping[str, Failure] | None) -> TrialResult:
+        result = read_result(trial, run_of(trial))
+        if failures is None:
+            return result
+        failure = next((failures[job] for job in self._plan.needs[trial.id] if job in failures), None)
+        if result.metrics is None and failure is None:
+            failure = Failure("it ended without metrics")
+        return replace(result, failure=failure)
+
+
+class _Runners:
+    """The runner of each stage: Ray Tune where trainings run side by side, else this process."""
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        runtime_env: dict[str, Any],
+        max_concurrent: int | None,
+        folder: SweepFolder,
+        do: Perform,
+        console: Console,
+    ) -> None:
+        self._launcher, self._runtime_env, self._max_concurrent = launcher, runtime_env, max_concurrent
+        self._folder, self._do, self._console = folder, do, console
+        self._running: Runner | None = None
+
+    def connect(self) -> None:
+        """Connect to a Ray cluster, or start one, where the launcher needs it."""
+        if self._launcher != "ray":
+            return
+        # Before the tracking thread imports MLflow: both import pandas and pyarrow, and two threads that import a
+        # package at once can meet half of it.
+        from runyard.training import ray_cluster, ray_train  # noqa: F401
+
+        if not ray_cluster.is_connected():
+            self._console.print("  starting Ray", style="dim")
+            ray_cluster.connect(self._runtime_env)
+
+    def of_stage(self, jobs: Sequence[Job]) -> Runner:
+        """Runner of the jobs of one stage."""
+        if self._launcher == "local" or len(jobs) == 1:
+            self._running = InThisProcess(self._launcher, self._do)
+        else:
+            from runyard.driver.ray_tune import RayTuneRunner
+
+            self._running = RayTuneRunner(
+                self._folder.tune, self.connect, do=self._do, max_concurrent=self._max_concurrent
+            )
+        return self._running
+
+    def stop(self) -> None:
+        """End what is running, after an interruption."""
+        if self._running is not None:
+            self._running.stop()
+
+
+def _run_stages(plan: Plan, runners: _Runners, console: Console) -> dict[str, Failure]:
+    """Do all that is left to do; returns what failed, by the jobs' ids."""
+    failures: dict[str, Failure] = {}
+    if not plan.jobs:
+        return failures
+    alone = len(plan.jobs) == 1 and plan.jobs[0].kind == "train"
+    with RunProgress(plan.jobs[0], console) if alone else SweepProgress(plan.jobs, console) as progress:
+        for stage in plan.stages:
+            ready = [job for job in stage if job.after is None or job.after not in failures]
+            failures |= {j.id: failures[j.after] for j in stage if j.after is not None and j.after in failures}
+            if ready:
+                failures |= runners.of_stage(ready).run(ready, progress.on_state)
+    return failures
+
+
+def _announce(sweep: SweepResult, plan: Plan, console: Console) -> None:
+    left = sum(bool(plan.needs[trial.id]) for trial in plan.trials)
+    to_do = f"{left} to do" if left else "finished before; nothing to do"
+    trials = "1 trial" if len(plan.trials) == 1 else f"{len(plan.trials)} trials"
+    console.print(f"[bold]{sweep.name}[/bold]: {trials}, {to_do}", highlight=False)
+    console.print(f"  folder   {sweep.folder.root}", highlight=False, soft_wrap=True)
+    names = labels(plan.trials)
+    for folder in dict.fromkeys(run_of(trial) for trial in plan.trials):
+        trial = next(trial for trial in plan.trials if run_of(trial) == folder)
+        if len(plan.trials) == 1:
+            console.print(f"  run      {folder.root}", highlight=False, soft_wrap=True)
+        if skipped := skipped_text(folder, trial.spec):
+            text = f"  {names[trial.id]}: left out as unusable, listed in {folder.manifest.name}: {skipped}"
+            console.print(text, style="yellow", highlight=False, soft_wrap=True, markup=False)
+
+
+def _check_same_data(sweep: SweepResult) -> None:
+    """ConfigError where trials with one selection of images were run on different ones: the data set has changed."""
+    known: dict[object, tuple[str, str]] = {}
+    for result in sweep.results:
+        data = result.spec.data
+        selections = (
+            ("training", data.train_split, data.train_limit, data.min_image_side_px, data.classes),
+            ("validation", data.val_split, data.val_limit, data.classes),
+        )
+        for selection, print_ in zip(selections, result.data_fingerprints, strict=True):
+            label, first = known.setdefault(selection, (sweep.labels[result.id], print_))
+            if print_ and first and print_ != first:
+                raise ConfigError(
+                    f"{sweep.labels[result.id]!r} and {label!r} have different {selection[0]} images",
+                    file=sweep.folder.root,
+                    remedy="Use another --name or --storage, or restore the data",
+                )
+
+
+def _cause_of(error: SweepError) -> Exception:
+    """The error of a sweep of one in its own words."""
+    (failure,) = error.failures.values()
+    plain = TrainingError(failure.error)
+    for note in getattr(error, "__notes__", ()):
+        plain.add_note(note)
+    return plain

@@ -1,0 +1,47 @@
+"""Start of a run's workers under either launcher: Ray Train's workers, or this process with plain torch."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from detector.models.detector import ScoringRow
+from runyard.runs.folder import RunFolder
+from runyard.spec import ExperimentSpec
+from runyard.training.stopping import stops_on_signals
+
+Launcher = Literal["ray", "local"]
+
+
+def launch(
+    spec: ExperimentSpec, folder: RunFolder, launcher: Launcher, rows: Sequence[ScoringRow] = ()
+) -> dict[str, Any]:
+    """Train and evaluate a prepared run; Ray must have been connected. Returns the final metrics.
+
+    SIGTERM, SIGHUP and Ctrl-C, where this is the main thread, and `stopping.request_stop` end it in KeyboardInterrupt
+    once the workers have written a checkpoint.
+
+    Args:
+        rows: scorings besides the spec's that the run's outputs are stored for.
+    """
+    with stops_on_signals(folder):
+        if launcher == "local":
+            from runyard.training import local
+
+            metrics = local.launch(spec, folder, rows)
+            assert metrics is not None, "the plain launcher was started as a rank other than 0"
+            return metrics
+        from runyard.training import ray_train
+
+        return ray_train.launch(spec, folder, rows)
+
+
+def launch_inference(spec: ExperimentSpec, folder: RunFolder, launcher: Launcher, rows: Sequence[ScoringRow]) -> None:
+    """Store a finished run's outputs on the spec's evaluated images, for `rows`."""
+    if launcher == "local":
+        from runyard.scoring.inference import keep_candidates
+        from runyard.training.local import LocalContext
+
+        keep_candidates(spec, folder, rows, LocalContext())
+        return
+    from runyard.training import ray_train
+
+    ray_train.launch_inference(spec, folder, rows)
