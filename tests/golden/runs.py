@@ -17,41 +17,41 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from detector.backbones import build_backbone, load_imagenet_weights
+from detector.models.backbones import build_backbone, load_imagenet_weights
 from detector.config import (
     AnchorConfig,
     BackboneConfig,
     DataConfig,
     LossConfig,
-    ModelConfig,
+    RetinaNetConfig,
     OptimConfig,
     ScoringConfig,
 )
 from detector.data.batching import Batch, normalise
-from detector.data.layouts import open_dataset
+from detector.data.formats.layouts import open_dataset
 from detector.data.loaders import make_train_loader
 from detector.data.samples import Category, Dataset
-from detector.data.shapes import generate_shapes
+from detector.data.synthetic import generate_shapes
 from detector.engine import TrainingEngine
 from detector.evaluation.bootstrap import Interval, image_draws, mean_difference, resample
 from detector.evaluation.coco_ap import coco_average_precision
 from detector.evaluation.results import DetectionTable
 from detector.evaluation.voc_ap import voc_average_precision
 from detector.optim import build_optimizer, learning_rate_at
-from detector.oracle import oracle_detections
-from detector.postprocess import Detections, postprocess
-from detector.retinanet import RetinaNet
-from runyard.layout import EvaluationFolder, RunFolder, SweepFolder
-from runyard.reports.paper import ImageSet, PaperRow, PaperTable
-from runyard.reports.tables import Row, Spread, comparison_table, latex, markdown
+from detector.rescoring.oracle import oracle_detections
+from detector.models.postprocess import Detections, postprocess
+from detector.models.retinanet import RetinaNet
+from runyard.runs.folder import EvaluationFolder, RunFolder, SweepFolder
+from runyard.paper import ImageSet, PaperRow, PaperTable
+from runyard.reports.render import Row, Spread, comparison_table, latex, markdown
 from runyard.spec import ExperimentSpec, PaperReference
-from runyard.sweeps.lines import Images, lines_of
-from runyard.sweeps.resampling import ResampledAP
-from runyard.sweeps.results import SweepResult, TrialResult
-from runyard.sweeps.tables import make_table
-from runyard.training.evaluation import detect
+from runyard.reports.lines import Images, lines_of
+from runyard.reports.resampling import ResampledAP
+from runyard.scoring.results import SweepResult, TrialResult
+from runyard.reports.comparison import make_table
+from runyard.scoring.inference import detect
 from runyard.training.local import LocalContext
-from runyard.training.scoring import score_detections
+from runyard.scoring.metrics import score_detections
 
 Json = dict[str, Any]
 
@@ -60,7 +60,7 @@ Json = dict[str, Any]
 STEPS = 20
 TERMS = ("loss_cls", "loss_box", "loss_iou", "normaliser", "images", "gradient_norm")
 BACKBONE = BackboneConfig(name="resnet18", weights="none")
-MODEL = ModelConfig(backbone=BACKBONE, fpn_channels=8, tower_depth=1, tower_norm="group")
+MODEL = RetinaNetConfig(backbone=BACKBONE, fpn_channels=8, tower_depth=1, tower_norm="group")
 PRETRAINED = replace(MODEL, backbone=BackboneConfig(name="resnet18", weights="imagenet"), tower_norm="none")
 DATA = DataConfig(short_side_px=64, long_side_px=64, min_image_side_px=8)
 OPTIM = OptimConfig(batch_size=4, epochs=7, milestones=(3, 5), warmup_steps=5, clip_norm=5.0)
@@ -71,7 +71,7 @@ OPTIM = OptimConfig(batch_size=4, epochs=7, milestones=(3, 5), warmup_steps=5, c
 class Training:
     """The settings of one recorded training."""
 
-    model: ModelConfig = MODEL
+    model: RetinaNetConfig = MODEL
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = OPTIM
     accumulation: int = 1
