@@ -15,20 +15,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from detector.data.formats.layouts import open_dataset
 from rich.console import Console
+from runyard.reports.lines import Images, lines_of
 
-from detector.models.backbones import build_backbone, load_imagenet_weights
 from detector.config import (
     AnchorConfig,
     BackboneConfig,
     DataConfig,
     LossConfig,
-    RetinaNetConfig,
     OptimConfig,
+    RetinaNetConfig,
     ScoringConfig,
 )
 from detector.data.batching import Batch, normalise
-from detector.data.formats.layouts import open_dataset
 from detector.data.loaders import make_train_loader
 from detector.data.samples import Category, Dataset
 from detector.data.synthetic import generate_shapes
@@ -37,21 +37,21 @@ from detector.evaluation.bootstrap import Interval, image_draws, mean_difference
 from detector.evaluation.coco_ap import coco_average_precision
 from detector.evaluation.results import DetectionTable
 from detector.evaluation.voc_ap import voc_average_precision
-from detector.optim import build_optimizer, learning_rate_at
-from detector.rescoring.oracle import oracle_detections
+from detector.models.backbones import build_backbone, load_imagenet_weights
 from detector.models.postprocess import Detections, postprocess
 from detector.models.retinanet import RetinaNet
-from runyard.runs.folder import EvaluationFolder, RunFolder, SweepFolder
+from detector.optim import build_optimizer, learning_rate_at
+from detector.rescoring.oracle import oracle_detections
 from runyard.paper import ImageSet, PaperRow, PaperTable
-from runyard.reports.render import Row, Spread, comparison_table, latex, markdown
-from runyard.spec import ExperimentSpec, PaperReference
-from runyard.reports.lines import Images, lines_of
-from runyard.reports.resampling import ResampledAP
-from runyard.scoring.results import SweepResult, TrialResult
 from runyard.reports.comparison import make_table
+from runyard.reports.render import Row, Spread, comparison_table, latex, markdown
+from runyard.reports.resampling import ResampledAP
+from runyard.runs.folder import EvaluationFolder, RunFolder, SweepFolder
 from runyard.scoring.inference import detect
-from runyard.training.local import LocalContext
 from runyard.scoring.metrics import score_detections
+from runyard.scoring.results import SweepResult, TrialResult
+from runyard.spec import ExperimentSpec, PaperReference
+from runyard.training.local import LocalContext
 
 Json = dict[str, Any]
 

@@ -156,6 +156,8 @@ def _check(table: Table, options: Options) -> None:
             raise ConfigError("is given twice", field="rows", value=row)
     if options.max_concurrent is not None and options.max_concurrent < 1:
         raise ConfigError("expected at least 1", field="max_concurrent", value=options.max_concurrent)
+    if options.test_split is not None and options.smoke and options.source.data is None:
+        raise ConfigError("the generated images have no such split", field="test_split", value=options.test_split)
     if options.launcher == "local" and options.runtime.workers > 1:
         raise ConfigError(
             "'local' trains in one process",

@@ -70,6 +70,7 @@ def run_sweep(
     console = console or Console()
     if smoke and trials[0].spec.source.data is None:
         trials = [replace(trial, spec=with_smoke_data(trial.spec)) for trial in trials]
+    trials = list({trial.id: trial for trial in trials}.values())  # the generated set has one selection of images
     first = trials[0].spec
     storage = storage_folder(first)
     check_format(storage)

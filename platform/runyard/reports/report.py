@@ -11,17 +11,17 @@ from detector.errors import ConfigError, InputError
 from detector.evaluation.correlation import confidence_correlation, true_ious
 from detector.files import write_text
 from runyard.paper import PaperTable
+from runyard.reports.alpha_choice import alpha_groups, choice_sentences
 from runyard.reports.comparison import COLUMNS, ServerResults, make_table, why_not_comparable
 from runyard.reports.plots import ConfidencePanel, plot_ap_by_iou, plot_confidence_panels
 from runyard.reports.render import Spread, TextRow, comparison_table, latex, markdown, print_whole
-from runyard.reports.resampling import ResampledAP, best_alpha_on_halves, resampled_ap
+from runyard.reports.resampling import ResampledAP, resampled_ap
 from runyard.reports.rows import Resampled, TableRow, baseline_of, gains_of, rows_of
 from runyard.reports.sweep_plots import AlphaPanel, plot_alpha, plot_gains
 from runyard.runs.names import safe_name
 from runyard.scoring.results import SweepResult, oracle_of
 from runyard.training.outcome import Artifact
 
-_FEWEST_ALPHAS = 3
 _MOST_PANELS = 4
 _MOST_BARS = 7
 
@@ -65,13 +65,13 @@ def report(sweep: SweepResult, console: Console, server: ServerResults | None = 
             written.append(folder / f"{stem}{suffix}")
             write_text(written[-1], content)
     summary = "\n".join(page[1:])
-    halves = _halves(rows, resampled)
-    for sentence in halves:
+    choices = choice_sentences(rows, resampled)
+    for sentence in choices:
         console.print(f"  {sentence}", highlight=False, soft_wrap=True)
     plots = _plots(sweep, rows, resampled, console)
     correlation = "Correlation of the confidence with the true IoU"
     page += [markdown(_correlations(rows), ("Pearson", "Spearman", "n"), correlation, unit="")]
-    page += ["Best alpha:\n\n" + "".join(f"- {sentence}\n" for sentence in halves)] * bool(halves)
+    page += ["Best alpha:\n\n" + "".join(f"- {sentence}\n" for sentence in choices)] * bool(choices)
     page += [_class_table(rows)]
     page += ["\n".join(f"![{path.stem}]({path.name})" for path in plots) + "\n"] * bool(plots)
     written.append(folder / "report.md")
@@ -95,7 +95,7 @@ def read_server_results(path: Path) -> ServerResults:
 def _oracle_rows(rows: Sequence[TableRow]) -> list[TableRow]:
     """One row for each group of rows that differ in alpha only, where the stores declare the oracle."""
     found = []
-    groups = _alpha_groups(rows, fewest=1)
+    groups = alpha_groups(rows, fewest=1)
     for group in groups:
         first = next(iter(group.values()))
         oracles = tuple(o for o in (oracle_of(r) for r in first.results) if o is not None)
@@ -128,41 +128,12 @@ def _report_lost(console: Console, row: TableRow, what: str, error: InputError) 
     console.print(text, style="yellow", soft_wrap=True, highlight=False, markup=False)
 
 
-def _halves(rows: Sequence[TableRow], resampled: Resampled) -> list[str]:
-    """Sentences on the best alpha of one half of the images, scored on the other."""
-    sentences = []
-    groups = _alpha_groups(rows)
-    for group in groups:
-        whole = {
-            alpha: [resampled[result.id] for result in row.results]
-            for alpha, row in group.items()
-            if all(result.id in resampled for result in row.results)
-        }
-        which = f" of {next(iter(group.values())).row}" if len(groups) > 1 else ""
-        sentences += [
-            f"Best alpha{which} on one half of the images ({choice.images[0]:,}): {choice.alpha:g}, with COCO AP "
-            f"{100 * choice.chosen_ap:.1f} there and {100 * choice.reported_ap:.1f} on the other half, where the best "
-            f"of any alpha is {100 * choice.best_ap:.1f}."
-            for choice in best_alpha_on_halves(whole)
-        ]
-    return sentences
-
-
-def _alpha_groups(rows: Sequence[TableRow], fewest: int = _FEWEST_ALPHAS) -> list[dict[float, TableRow]]:
-    """The rows that differ in alpha alone, by alpha; groups of too few values are left out."""
-    groups: dict[str, dict[float, TableRow]] = {}
-    for row in rows:
-        if row.alpha is not None:
-            groups.setdefault(row.without_alpha, {})[row.alpha] = row
-    return [group for group in groups.values() if len(group) >= fewest]
-
-
 def _plots(sweep: SweepResult, rows: Sequence[TableRow], resampled: Resampled, console: Console) -> list[Path]:
     folder = sweep.folder.results
     shown = _highlights(rows)
     label = _paper_label(sweep, rows)
     plots = []
-    for number, group in enumerate(_alpha_groups(rows)):
+    for number, group in enumerate(alpha_groups(rows)):
         path = folder / ("alpha.png" if number == 0 else f"alpha-{number + 1}.png")
         plots.append(_plot_alpha(sweep, rows, group, path, label))
     with_baseline = [(row, base) for row in rows if (base := baseline_of(row, rows)) is not None]
