@@ -130,6 +130,11 @@ class RetinaNetConfig:
         """Weights that training starts from."""
         return self.backbone.weights
 
+    @property
+    def trains_batch_statistics(self) -> bool:
+        """Whether BatchNorm takes its statistics from the images of one device, so that results depend on devices."""
+        return self.backbone.resolved_norm == "batch"
+
 
 @dataclass(frozen=True)
 class TorchvisionRetinaNetConfig:
@@ -155,6 +160,11 @@ class TorchvisionRetinaNetConfig:
     def initial_weights(self) -> Literal["imagenet", "none"]:
         """Weights that training starts from."""
         return self.weights
+
+    @property
+    def trains_batch_statistics(self) -> bool:
+        """Whether BatchNorm takes its statistics from the images of one device: from scratch."""
+        return self.weights == "none"
 
 
 DetectorConfig = RetinaNetConfig | TorchvisionRetinaNetConfig

@@ -139,14 +139,6 @@ class TorchvisionRetinaNet(Detector):
 
 
 def _check_row(row: ScoringRow) -> None:
-    """Raise ConfigError for a row that needs an IoU of each box."""
+    """Raise ConfigError for a row that needs the IoU of each anchor; without an IoU head every confidence is 'class'."""
     if row.oracle:
-        raise ConfigError(
-            "torchvision's RetinaNet has no oracle row", field="scoring", remedy="Ask for rows of confidence 'class'"
-        )
-    if row.scoring.confidence != "class":
-        raise ConfigError(
-            "expected 'class': torchvision's RetinaNet predicts no IoU to combine with the class score",
-            field="scoring.confidence",
-            value=row.scoring.confidence,
-        )
+        raise ConfigError("torchvision's RetinaNet has no oracle row", field="scoring")

@@ -27,9 +27,7 @@ MAX_SEED = 2**63 - 1
 
 def depends_on_devices(spec: "ExperimentSpec") -> bool:
     """Whether the trained weights depend on how a step's images are shared out over workers and micro-batches."""
-    model = spec.model
-    batch_norm = isinstance(model, RetinaNetConfig) and model.backbone.resolved_norm == "batch"
-    return batch_norm or spec.loss.normaliser == "per_device"
+    return spec.model.trains_batch_statistics or spec.loss.normaliser == "per_device"
 
 
 def starts_from_weights(spec: "ExperimentSpec") -> bool:

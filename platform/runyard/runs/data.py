@@ -10,8 +10,10 @@ import numpy as np
 
 from detector.data.formats import dataset_name as name_of
 from detector.data.formats import open_split, open_splits
+from detector.data.image_files import FileStatus
 from detector.data.samples import Dataset
 from detector.errors import ConfigError
+from runyard.runs.data_findings import log_mistakes
 from runyard.runs.image_check import check_splits, check_validation, require_usable
 from runyard.runs.storage import storage_folder
 from runyard.spec import ExperimentSpec
@@ -22,21 +24,25 @@ class OpenedData:
 
     def __init__(self) -> None:
         self._opened: dict[object, Any] = {}
+        self.status = FileStatus()
+        """Shared by the steps of a start, so that each file is looked up once."""
 
     def splits(self, spec: ExperimentSpec) -> tuple[Dataset, Dataset]:
         """Training and validation split; raises as `open_data` does."""
         data = spec.data
-        return self._once(
-            (_selection(spec), data.train_split, data.train_limit, data.min_image_side_px), spec, open_data
-        )
+        key = (_selection(spec), data.train_split, data.train_limit, data.min_image_side_px)
+        found: tuple[Dataset, Dataset] = self._once(key, lambda: open_data(spec, self.status))
+        return found
 
     def validation(self, spec: ExperimentSpec, classes: tuple[str, ...]) -> Dataset:
         """Validation split alone, with the classes of a trained detector; raises as `open_validation` does."""
-        return self._once((_selection(spec), classes), spec, lambda spec: open_validation(spec, classes))
+        key = (_selection(spec), classes)
+        found: Dataset = self._once(key, lambda: open_validation(spec, classes, self.status))
+        return found
 
-    def _once(self, key: object, spec: ExperimentSpec, read: Callable[[ExperimentSpec], Any]) -> Any:
+    def _once(self, key: object, read: Callable[[], Any]) -> Any:
         if key not in self._opened:
-            self._opened[key] = read(spec)
+            self._opened[key] = read()
         return self._opened[key]
 
 
@@ -46,7 +52,7 @@ def dataset_name(spec: ExperimentSpec) -> str:
     return name_of(spec.source.data, spec.source.train_annotations)
 
 
-def open_data(spec: ExperimentSpec) -> tuple[Dataset, Dataset]:
+def open_data(spec: ExperimentSpec, status: FileStatus | None = None) -> tuple[Dataset, Dataset]:
     """Training and validation split, validated; DatasetError and ConfigError for what has to be mended.
 
     Every image that the run would read is decoded once (`runtime.check_images`); unusable ones are an error or left
@@ -54,14 +60,16 @@ def open_data(spec: ExperimentSpec) -> tuple[Dataset, Dataset]:
     """
     _require_check(spec)
     train, val = open_unchecked(spec)
+    status = status or FileStatus()
+    log_mistakes(train, val, status)
     if not spec.runtime.check_images:
         return train, val
-    checked = check_splits(train, val, spec.data, storage_folder(spec))
+    checked = check_splits(train, val, spec.data, storage_folder(spec), status)
     require_usable(checked, spec.data)
     return checked[0].dataset, checked[1].dataset
 
 
-def open_validation(spec: ExperimentSpec, classes: tuple[str, ...]) -> Dataset:
+def open_validation(spec: ExperimentSpec, classes: tuple[str, ...], status: FileStatus | None = None) -> Dataset:
     """`open_data` for the validation split alone: the training images need not be at hand."""
     _require_source(spec)
     _require_check(spec)
@@ -78,7 +86,7 @@ def open_validation(spec: ExperimentSpec, classes: tuple[str, ...]) -> Dataset:
     val = _limited(val, spec.data.val_limit)
     if not spec.runtime.check_images:
         return val
-    checked = check_validation(val, spec.data, storage_folder(spec))
+    checked = check_validation(val, spec.data, storage_folder(spec), status)
     require_usable([checked], spec.data)
     return checked.dataset
 

@@ -6,6 +6,7 @@ from detector.data.health import count_contents
 from detector.data.samples import Dataset
 from detector.errors import printable
 from runyard.runs.data import open_unchecked
+from runyard.runs.data_findings import find_mistakes
 from runyard.runs.image_check import CheckedSplit, check_splits, require_usable
 from runyard.runs.storage import storage_folder
 from runyard.spec import ExperimentSpec
@@ -24,6 +25,8 @@ def check_data(spec: ExperimentSpec, console: Console | None = None) -> None:
     for split, opened in zip(splits, (train, val), strict=True):
         for line in (*_contents(opened, split, spec.data.min_image_side_px), *_problems(split)):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for finding in find_mistakes(train, val):
+        console.print(f"warning: {finding}", markup=False, highlight=False, soft_wrap=True)
     require_usable(splits, spec.data)
 
 

@@ -62,9 +62,9 @@ def check_splits(
     return checked_train, _check("validation", val, lambda split: range(len(split)), config, storage, status)
 
 
-def check_validation(val: Dataset, config: DataConfig, storage: Path) -> CheckedSplit:
+def check_validation(val: Dataset, config: DataConfig, storage: Path, status: FileStatus | None = None) -> CheckedSplit:
     """`check_splits` for the validation split alone."""
-    return _check("validation", val, lambda split: range(len(split)), config, storage)
+    return _check("validation", val, lambda split: range(len(split)), config, storage, status or FileStatus())
 
 
 def require_usable(splits: Iterable[CheckedSplit], config: DataConfig) -> None:

@@ -64,9 +64,10 @@ def prepare(spec: ExperimentSpec, data: OpenedData | None = None, *, write: bool
     """
     spec, folder = locate(spec)
     begun = begun_spec(folder, spec)
-    train, val = (data or OpenedData()).splits(spec)
+    data = data or OpenedData()
+    train, val = data.splits(spec)
     trainable_images(train, spec.data)
-    prints = {"train": fingerprint(train), "val": fingerprint(val)}
+    prints = {"train": fingerprint(train, data.status), "val": fingerprint(val, data.status)}
     if begun is None and write:
         try:
             open_storage(folder.root.parent)
@@ -93,7 +94,7 @@ def prepare_evaluation(spec: ExperimentSpec, data: OpenedData, *, write: bool = 
     spec, folder = locate(spec)
     classes = load_dataset(folder.train_data).class_names
     val = data.validation(spec, classes)
-    _add_selection(spec, folder, val, fingerprint(val), write=write)
+    _add_selection(spec, folder, val, fingerprint(val, data.status), write=write)
 
 
 def locate(spec: ExperimentSpec) -> tuple[ExperimentSpec, RunFolder]:
