@@ -139,6 +139,6 @@ class TorchvisionRetinaNet(Detector):
 
 
 def _check_row(row: ScoringRow) -> None:
-    """Raise ConfigError for a row that needs the IoU of each anchor; without an IoU head every confidence is 'class'."""
+    """Raise ConfigError for an oracle row; without an IoU head every confidence is 'class'."""
     if row.oracle:
         raise ConfigError("torchvision's RetinaNet has no oracle row", field="scoring")

@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from detector.data.formats.layouts import open_dataset
 from rich.console import Console
-from runyard.reports.lines import Images, lines_of
+from torch import Tensor
 
 from detector.config import (
     AnchorConfig,
@@ -28,7 +27,8 @@ from detector.config import (
     RetinaNetConfig,
     ScoringConfig,
 )
-from detector.data.batching import Batch, normalise
+from detector.data.batching import Batch
+from detector.data.formats import open_dataset
 from detector.data.loaders import make_train_loader
 from detector.data.samples import Category, Dataset
 from detector.data.synthetic import generate_shapes
@@ -37,21 +37,24 @@ from detector.evaluation.bootstrap import Interval, image_draws, mean_difference
 from detector.evaluation.coco_ap import coco_average_precision
 from detector.evaluation.results import DetectionTable
 from detector.evaluation.voc_ap import voc_average_precision
-from detector.models.backbones import build_backbone, load_imagenet_weights
-from detector.models.postprocess import Detections, postprocess
+from detector.models.backbones import build_backbone
+from detector.models.build import build_detector
+from detector.models.detector import Detections, ScoringRow
 from detector.models.retinanet import RetinaNet
 from detector.optim import build_optimizer, learning_rate_at
-from detector.rescoring.oracle import oracle_detections
+from detector.predictor import Predictor
+from runyard.context import LocalContext
+from runyard.grid import Trial
 from runyard.paper import ImageSet, PaperRow, PaperTable
 from runyard.reports.comparison import make_table
-from runyard.reports.render import Row, Spread, comparison_table, latex, markdown
+from runyard.reports.render import Spread, TextRow, comparison_table, latex, markdown
 from runyard.reports.resampling import ResampledAP
-from runyard.runs.folder import EvaluationFolder, RunFolder, SweepFolder
+from runyard.reports.rows import Images, rows_of
+from runyard.runs.folder import RunFolder, SweepFolder
 from runyard.scoring.inference import detect
 from runyard.scoring.metrics import score_detections
 from runyard.scoring.results import SweepResult, TrialResult
 from runyard.spec import ExperimentSpec, PaperReference
-from runyard.training.local import LocalContext
 
 Json = dict[str, Any]
 
@@ -120,11 +123,12 @@ def losses(training: Training, data: Path, folder: Path) -> dict[str, list[float
 
 def _engine(training: Training, folder: Path) -> TrainingEngine:
     torch.manual_seed(0)
-    model = RetinaNet(training.model, num_classes=6)
+    detector = build_detector(training.model, training.loss, num_classes=6)
     if training.model.backbone.weights == "imagenet":
-        load_imagenet_weights(model.backbone, "resnet18", _made_up_weights(folder / "pretrained.pth"))
-    model = model.train().to(memory_format=torch.channels_last)
-    return TrainingEngine(model, build_optimizer(model, training.optim), training.loss, training.optim)
+        detector.load_initial_weights(_made_up_weights(folder / "pretrained.pth"))
+    detector = detector.train().to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(detector, training.optim)
+    return TrainingEngine(detector, optimizer, training.optim, normaliser=training.loss.normaliser)
 
 
 def _made_up_weights(file: Path) -> Path:
@@ -183,17 +187,32 @@ def detections() -> Json:
         parameter.add_(0.12 * torch.randn(parameter.shape))
     images = torch.randint(0, 256, (2, 3, 96, 128), dtype=torch.uint8)
     sizes = torch.tensor([[96, 128], [80, 100]])
-    outputs = model(normalise(images, sizes))
-    anchors = model.anchors(outputs.feature_shapes, "cpu")
-    valid = model.anchors.inside_mask(anchors, sizes)
-    truth = [torch.tensor(boxes) for boxes in TRUTH]
+    batch = _batch(images, sizes)
     found: Json = {}
     for name, scoring in SCORINGS.items():
         scoring = replace(scoring, top_k=300)  # fewer than the finest level has
-        found[name] = _plain(postprocess(outputs, anchors, valid, sizes, scoring))
+        rows = {name: ScoringRow(scoring)}
         if name != "class":  # the oracle is the same as without an IoU
-            found[f"{name}, oracle"] = _plain(oracle_detections(outputs, anchors, valid, sizes, scoring, truth))
+            rows[f"{name}, oracle"] = ScoringRow(scoring, oracle=True)
+        for row, of_images in zip(rows, model.detect(batch, list(rows.values())), strict=True):
+            found[row] = _plain(of_images)
     return found
+
+
+def _batch(images: Tensor, sizes: Tensor) -> Batch:
+    """The images with the boxes of `TRUTH`."""
+    boxes, valid = torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool)
+    for image, truth in enumerate(TRUTH):
+        boxes[image, : len(truth)], valid[image, : len(truth)] = torch.tensor(truth), True
+    return Batch(
+        images=images,
+        sizes=sizes,
+        boxes=boxes,
+        labels=torch.zeros(2, 3, dtype=torch.int64),
+        valid=valid,
+        image_index=torch.arange(2),
+        image_weight=torch.ones(2),
+    )
 
 
 def _plain(of_images: list[Detections]) -> list[Json]:
@@ -290,7 +309,10 @@ def trained_tables(data: Path, folder: Path) -> tuple[Dataset, dict[str, Detecti
         for step, micro_batches in enumerate(_steps(data, training)):
             engine.step(micro_batches, learning_rate_at(optim, step, 3))
         scoring = ScoringConfig(max_detections=25)
-        tables[name] = detect(engine.model, dataset, DATA, scoring, LocalContext(use_gpu=False), batch_size=4)
+        context = LocalContext(use_gpu=False)
+        table = detect(Predictor(engine.detector, context.device), dataset, DATA, scoring, context, batch_size=4)
+        assert table is not None
+        tables[name] = table
     return dataset, tables
 
 
@@ -300,11 +322,13 @@ def trained_tables(data: Path, folder: Path) -> tuple[Dataset, dict[str, Detecti
 def tables() -> dict[str, str]:
     """Texts by file name: fixed rows, and the tables of a made-up sweep with the paper's rows."""
     rows = [
-        Row("baseline", {"AP": 0.3586, "AP50": 0.558, "AP90": 1}),
-        Row("IoU-aware | [bold] 50% a_b", {"AP": Spread(0.3694, 0.00249), "AP50": None, "AP90": math.nan}),
-        Row("one seed", {"AP": Spread(0.0, None), "AP50": Spread(None, None), "AP90": -1e-9}),
-        Row("difference", {"AP": Interval(0.0108, 0.002, 0.0196), "AP50": Interval(-0.01, -0.02, 0.0)}),
-        Row("no interval", {"AP": Interval(0.0108, None, None), "AP50": Interval(None, None, None), "AP90": "35.9*"}),
+        TextRow("baseline", {"AP": 0.3586, "AP50": 0.558, "AP90": 1}),
+        TextRow("IoU-aware | [bold] 50% a_b", {"AP": Spread(0.3694, 0.00249), "AP50": None, "AP90": math.nan}),
+        TextRow("one seed", {"AP": Spread(0.0, None), "AP50": Spread(None, None), "AP90": -1e-9}),
+        TextRow("difference", {"AP": Interval(0.0108, 0.002, 0.0196), "AP50": Interval(-0.01, -0.02, 0.0)}),
+        TextRow(
+            "no interval", {"AP": Interval(0.0108, None, None), "AP50": Interval(None, None, None), "AP90": "35.9*"}
+        ),
     ]
     columns = ("AP", "AP50", "AP90")
     texts = {
@@ -319,11 +343,12 @@ def tables() -> dict[str, str]:
         ("test_dev", _sweep(), replace(paper, number=1, evaluated_on=_TEST_DEV, shown_beside=paper.evaluated_on)),
         ("no_paper", _sweep(), None),
     ):
-        lines = lines_of(sweep.results)
-        for line in lines:
-            line.__dict__["evaluated_on"] = line.__dict__["trained_on"] = Images("val", 50, 3, 400, "0123")
+        sweep.__dict__["labels"] = {r.id: f"{r.row} seed {r.spec.seed}" for r in sweep.results}
+        table_rows = rows_of(sweep.results)
+        for row in table_rows:
+            row.__dict__["evaluated_on"] = row.__dict__["trained_on"] = Images("val", 50, 3, 400)
         server = {"bce": {"AP": 36.0}} if name == "test_dev" else None
-        made = make_table(sweep, lines, table, {r.id: _draws(i) for i, r in enumerate(sweep.results)}, server)
+        made = make_table(sweep, table_rows, table, {r.id: _draws(i) for i, r in enumerate(sweep.results)}, server)
         texts |= {
             f"{name}.md": markdown(made.rows, made.columns, made.title) + "".join(f"- {n}\n" for n in made.notes),
             f"{name}.tex": latex(made.rows, made.columns, made.title),
@@ -335,7 +360,7 @@ def tables() -> dict[str, str]:
 _TEST_DEV = ImageSet("COCO test-dev", 20_288, 80, None)
 
 
-def _on_terminal(rows: list[Row], columns: tuple[str, ...], title: str) -> str:
+def _on_terminal(rows: list[TextRow], columns: tuple[str, ...], title: str) -> str:
     console = Console(width=120, file=io.StringIO(), record=True)
     console.print(comparison_table(rows, columns, title))
     return console.export_text()
@@ -367,9 +392,7 @@ def _sweep() -> SweepResult:
             if (row, seed) != ("bce", 1):
                 metrics["val/APS"] = base / 2
             folder = RunFolder(Path(f"{row}-{seed}"))
-            evaluated = EvaluationFolder(folder.root / "evaluation")
-            labels = (f"{row}-{seed}", row, row, f"{row} seed {seed}")
-            results.append(TrialResult(*labels, spec, folder, evaluated, metrics))
+            results.append(TrialResult(Trial(spec, row), folder, metrics))
     missing = replace(results[-1], metrics=None)
     return SweepResult("table2", "val", SweepFolder(Path("table2")), (*results[:-1], missing), False, ())
 
