@@ -35,6 +35,7 @@ from detector.data.synthetic import generate_shapes
 from detector.engine import TrainingEngine
 from detector.evaluation.bootstrap import Interval, image_draws, mean_difference, resample
 from detector.evaluation.coco_ap import coco_average_precision
+from detector.evaluation.metrics import score_detections
 from detector.evaluation.results import DetectionTable
 from detector.evaluation.voc_ap import voc_average_precision
 from detector.models.backbones import build_backbone
@@ -52,7 +53,6 @@ from runyard.reports.resampling import ResampledAP
 from runyard.reports.rows import Images, rows_of
 from runyard.runs.folder import RunFolder, SweepFolder
 from runyard.scoring.inference import detect
-from runyard.scoring.metrics import score_detections
 from runyard.scoring.results import SweepResult, TrialResult
 from runyard.spec import ExperimentSpec, PaperReference
 
