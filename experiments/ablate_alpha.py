@@ -23,6 +23,7 @@ from paper_tables import TABLE3, TABLE4
 from recipes import TABLE3_ROWS, smoke, table3
 from runyard.commandline import command, main
 from runyard.commandline.options import Options
+from runyard.driver.command import run_command
 
 TABLE = command.Table("table3", table3, TABLE3_ROWS, smoke, (TABLE3, TABLE4))
 
@@ -47,7 +48,7 @@ def run() -> None:
     else:
         runs = {row: options.baseline_run if row == "baseline" else options.checkpoint_run for row in TABLE3_ROWS}
         sweep = command.build_existing(TABLE, runs, options, given)
-    main.run_command(TABLE, sweep, options, RUNTIME_ENV)
+    run_command(TABLE, sweep, options, RUNTIME_ENV)
 
 
 if __name__ == "__main__":

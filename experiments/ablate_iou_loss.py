@@ -17,6 +17,7 @@ from paper_tables import TABLE2
 from recipes import TABLE2_ROWS, smoke, table2
 from runyard.commandline import command, main
 from runyard.commandline.options import Options
+from runyard.driver.command import run_command
 
 TABLE = command.Table("table2", table2, TABLE2_ROWS, smoke, (TABLE2,))
 
@@ -24,7 +25,7 @@ TABLE = command.Table("table2", table2, TABLE2_ROWS, smoke, (TABLE2,))
 def run() -> None:
     """Parse the command line and run the sweep."""
     options, given = command.parse(TABLE, __doc__ or "", Options)
-    main.run_command(TABLE, command.build(TABLE, options, given), options, RUNTIME_ENV)
+    run_command(TABLE, command.build(TABLE, options, given), options, RUNTIME_ENV)
 
 
 if __name__ == "__main__":

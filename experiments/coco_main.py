@@ -19,6 +19,7 @@ from paper_tables import TABLE1
 from recipes import TABLE1_ROWS, smoke, table1
 from runyard.commandline import command, main
 from runyard.commandline.options import Options
+from runyard.driver.command import run_command
 
 TABLE = command.Table("table1", table1, TABLE1_ROWS, smoke, (TABLE1,))
 
@@ -26,7 +27,7 @@ TABLE = command.Table("table1", table1, TABLE1_ROWS, smoke, (TABLE1,))
 def run() -> None:
     """Parse the command line and run the sweep."""
     options, given = command.parse(TABLE, __doc__ or "", Options, rows=("r50-iou",))
-    main.run_command(TABLE, command.build(TABLE, options, given), options, RUNTIME_ENV)
+    run_command(TABLE, command.build(TABLE, options, given), options, RUNTIME_ENV)
 
 
 if __name__ == "__main__":

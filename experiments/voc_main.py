@@ -17,6 +17,7 @@ from paper_tables import TABLE5
 from recipes import TABLE5_ROWS, smoke, table5
 from runyard.commandline import command, main
 from runyard.commandline.options import Options
+from runyard.driver.command import run_command
 
 TABLE = command.Table("table5", table5, TABLE5_ROWS, smoke, (TABLE5,))
 
@@ -24,7 +25,7 @@ TABLE = command.Table("table5", table5, TABLE5_ROWS, smoke, (TABLE5,))
 def run() -> None:
     """Parse the command line and run the sweep."""
     options, given = command.parse(TABLE, __doc__ or "", Options)
-    main.run_command(TABLE, command.build(TABLE, options, given), options, RUNTIME_ENV)
+    run_command(TABLE, command.build(TABLE, options, given), options, RUNTIME_ENV)
 
 
 if __name__ == "__main__":

@@ -1,39 +1,12 @@
-"""Entry of every command: runs a table's command line, and turns errors into one line and an exit status."""
+"""Entry of every command: errors become one line and an exit status."""
 
-import json
 import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from detector.errors import InputError
-from runyard.commandline.command import Command, Table
-from runyard.commandline.dry_run import describe_command
-from runyard.commandline.options import Options
 from runyard.failures import NonFiniteLossError, Terminated, TrainingError
-
-
-def run_command(table: Table, command: Command, options: Options, runtime_env: dict[str, Any]) -> None:
-    """Run the sweep of a command line, or print what it would run."""
-    if options.dry_run:
-        print(json.dumps(describe_command(command, options.images_per_second), indent=1))
-        return
-    from runyard.driver.browse import how_to_browse
-    from runyard.driver.run import run_sweep
-
-    result = run_sweep(
-        command.trials,
-        command.name,
-        launcher=options.launcher,
-        smoke=options.smoke,
-        trains=command.trains,
-        runtime_env=runtime_env,
-        max_concurrent=options.max_concurrent,
-        paper=table.paper,
-    )
-    print(f"To print it again: runyard table {result.folder.root}")
-    print(f"To browse it: {how_to_browse(result.results[0].spec)}")
 
 
 def main(run: Callable[[], None]) -> int:

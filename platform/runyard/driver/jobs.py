@@ -16,6 +16,7 @@ from detector.errors import CandidateStoreError
 from detector.files import write_json
 from detector.models.detector import ScoringRow
 from runyard.locks import held
+from runyard.reports.run_plots import make_reports
 from runyard.runs.attempts import record_attempt
 from runyard.runs.finished import final_checkpoint
 from runyard.runs.folder import RunFolder
@@ -24,8 +25,8 @@ from runyard.scoring.inference import store_identity
 from runyard.scoring.rescore import score_one
 from runyard.spec import ExperimentSpec, to_dict
 from runyard.tracking.journal import Journal
+from runyard.tracking.outcome import journaled
 from runyard.training.launch import Launcher, launch, launch_inference
-from runyard.training.outcome import journaled, make_reports
 
 JobKind = Literal["train", "infer", "score"]
 

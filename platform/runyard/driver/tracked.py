@@ -20,12 +20,12 @@ from runyard.runs.folder import RecordFolder, SweepFolder
 from runyard.runs.prepare import skipped_text
 from runyard.spec import to_dict
 from runyard.tracking.journal import Journal, JournalError, RunStatus, last_status
+from runyard.tracking.outcome import close_journal
 from runyard.tracking.replay import JournalReplayer
 from runyard.tracking.runs import TrackedRun, source_tags
 from runyard.tracking.stores import TrackingUnavailableError, check_store, sqlite_file
 from runyard.tracking.sync import remember_run, unsent_notice
 from runyard.tracking.uploader import JournalUploader
-from runyard.training.outcome import close_journal
 
 if TYPE_CHECKING:
     from runyard.tracking.mlflow_tracker import MlflowTracker

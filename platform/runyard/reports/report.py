@@ -20,7 +20,7 @@ from runyard.reports.rows import Resampled, TableRow, baseline_of, gains_of, row
 from runyard.reports.sweep_plots import AlphaPanel, plot_alpha, plot_gains
 from runyard.runs.names import safe_name
 from runyard.scoring.results import SweepResult, oracle_of
-from runyard.training.outcome import Artifact
+from runyard.tracking.outcome import Artifact
 
 _MOST_PANELS = 4
 _MOST_BARS = 7

@@ -29,9 +29,9 @@ from runyard.runs.attempts import describe_start, record_attempt
 from runyard.runs.folder import RunFolder
 from runyard.runs.prepare import ACTIVITY, PreparedRun, prepare
 from runyard.spec import ExperimentSpec, from_dict
+from runyard.tracking.outcome import journaled
 from runyard.tracking.runs import TrackedRun
 from runyard.tracking.sync import remember_run
-from runyard.training.outcome import journaled
 from runyard.training.stopping import stops_on_signals
 from runyard.training.worker import train
 

@@ -1,40 +1,14 @@
-"""End of an attempt at a run: status in the journal, plots and artifacts. Imports neither ray nor mlflow."""
+"""Status of a run in its journal, from RUNNING to the way it ended. Imports no mlflow."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec, to_dict
-from runyard.tracking.journal import Journal, RunStatus, effective_metrics
+from runyard.tracking.journal import Journal, RunStatus
 
 Artifact = tuple[Path, str]
 """A file worth keeping, and its folder among the run's artifacts."""
-
-GALLERY_IMAGES = 9
-
-
-def make_reports(spec: ExperimentSpec, folder: RunFolder) -> list[Artifact]:
-    """Draw what a person looks at of a finished run; returns everything worth keeping."""
-    from runyard.reports.galleries import draw_gallery
-    from runyard.reports.plots import plot_correlation, plot_training_curves
-    from runyard.scoring.results import stored_detections
-
-    dataset, table = stored_detections(spec, folder)
-    evaluation = folder.evaluation(spec.scoring_hash)
-    plot_correlation(dataset, table, evaluation.correlation_plot, title=spec.recipe)
-    curves = folder.plots / "training.png"
-    plot_training_curves(effective_metrics(folder.journal), curves)
-    gallery = evaluation.gallery_image("detections")
-    draw_gallery(dataset, table, gallery, images=GALLERY_IMAGES)
-    return [
-        (evaluation.detections, "evaluation"),
-        (evaluation.metrics, "evaluation"),
-        (evaluation.correlation_plot, "plots"),
-        (curves, "plots"),
-        (gallery, "plots"),
-        *((path, "checkpoint") for path in sorted(folder.checkpoints()[0].iterdir())),
-    ]
 
 
 @contextmanager
