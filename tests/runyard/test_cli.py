@@ -37,10 +37,11 @@ def test_dry_run_prints_a_spec_that_reads_back_and_starts_nothing(tmp_path: Path
     shown = coco_main("--dry-run", "--row", "r101-baseline", "--optim.epochs", "3", "--workers", "2", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     plan = json.loads(shown.stdout)
-    assert plan["spec"]["model"]["backbone"]["name"] == "resnet101"
-    assert plan["spec"]["model"]["iou_head"] is False
-    assert plan["spec"]["optim"]["epochs"] == 3
-    assert (plan["workers"], plan["learning_rate"]) == (2, pytest.approx(0.005))
+    (training,) = plan["each_training"]
+    assert training["spec"]["model"]["backbone"]["name"] == "resnet101"
+    assert training["spec"]["model"]["iou_head"] is False
+    assert training["spec"]["optim"]["epochs"] == 3
+    assert (training["workers"], training["learning_rate"]) == (2, pytest.approx(0.005))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -48,11 +49,11 @@ def test_dry_run_prints_a_spec_that_reads_back_and_starts_nothing(tmp_path: Path
     ("arguments", "message"),
     [
         ((), "error: source.data: no data set was named. Give its folder with --data"),
-        (("--data", "nowhere"), "no such folder"),
-        (("--optim.epochs", "0"), "optim.epochs: must be at least 1"),
+        (("--data", "nowhere"), "there is no such folder"),
+        (("--optim.epochs", "0"), "optim.epochs: expected at least 1"),
         (("--optim.epoch", "3"), "--optim.epoch"),
-        (("--row", "r7"), "invalid choice: 'r7'"),
-        (("--smoke", "--workers", "0"), "runtime.workers: must be at least 1"),
+        (("--row", "r7"), "rows: unknown row"),
+        (("--smoke", "--workers", "0"), "runtime.workers: expected at least 1"),
     ],
 )
 def test_a_mistake_is_one_message_and_writes_nothing(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:

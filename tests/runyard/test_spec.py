@@ -103,7 +103,7 @@ def test_flatten_joins_names_with_dots() -> None:
 def test_specs_and_recipes_need_no_torch() -> None:
     code = (
         "import sys; sys.path[:0] = ['platform', '.', 'experiments']\n"
-        "import recipes, runyard.spec, runyard.commandline.entry, runyard.cli\n"
+        "import recipes, runyard.spec, runyard.commandline.main, runyard.commandline.command, runyard.cli\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0

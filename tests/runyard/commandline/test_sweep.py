@@ -10,9 +10,14 @@ import pytest
 from detector.config import RetinaNetConfig, ScoringConfig
 from detector.errors import ConfigError
 from detector.files import write_json
-from runyard.commandline import existing
-from runyard.commandline import sweep as command
+from runyard.commandline import command
+from runyard.commandline.dry_run import describe_command
+from runyard.commandline.main import run_command
+from runyard.commandline.options import Options
+from runyard.grid import labels
+from runyard.identity import training_hash
 from runyard.runs.folder import RunFolder
+from runyard.runs.storage import FORMAT
 from runyard.spec import ExperimentSpec, to_dict
 
 ROWS = ("baseline", "none", "0.5")
@@ -29,9 +34,12 @@ def smoke(spec: ExperimentSpec) -> ExperimentSpec:
     return replace(spec, recipe=f"smoke-{spec.recipe}", optim=replace(spec.optim, epochs=1))
 
 
-def parse(*arguments: str) -> command.SweepCommand:
-    options, made = command.parse(recipe, ROWS, smoke, "", command.SweepOptions, arguments)
-    return command.build("table", made, ROWS, options)
+TABLE = command.Table("table", recipe, ROWS, smoke)
+
+
+def parse(*arguments: str, table: command.Table = TABLE) -> command.Command:
+    options, given = command.parse(table, "", Options, arguments)
+    return command.build(table, options, given)
 
 
 def test_no_options_give_the_table() -> None:
@@ -72,10 +80,10 @@ def test_smoke_makes_every_row_tiny() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--rows", "l3"), "rows: is no row of this table"),
+        (("--rows", "l3"), "rows: unknown row"),
         (("--scoring.alpha", "0.3", "--vary", "scoring.confidence=alpha"), "are the same trial"),
         (("--vary", "scoring.alpha=0.5,1.01"), "scoring.alpha: expected a number from 0 to 1"),
-        (("--vary", "scoring.alhpa=0.5"), "scoring.alhpa: is no field"),
+        (("--vary", "scoring.alhpa=0.5"), "scoring.alhpa: expected a field that changes results"),
         (("--vary", "seed=1", "--vary", "seed=2"), "vary: names a field twice"),
     ],
 )
@@ -85,8 +93,8 @@ def test_mistakes_are_named(arguments: Sequence[str], message: str) -> None:
 
 
 def test_a_dry_run_lists_trainings_with_the_trials_that_share_them(capsys: pytest.CaptureFixture[str]) -> None:
-    options, made = command.parse(recipe, ROWS, smoke, "", command.SweepOptions, ["--dry-run", "--workers", "2"])
-    command.run(command.build("table", made, ROWS, options), options, {}, ())
+    options, given = command.parse(TABLE, "", Options, ["--dry-run", "--workers", "2"])
+    run_command(TABLE, command.build(TABLE, options, given), options, {})
     printed = json.loads(capsys.readouterr().out)
     assert (printed["trials"], printed["trainings"], printed["estimated_gpu_hours"]) == (3, 2, "not measured")
     assert [[t["label"] for t in g["trials"]] for g in printed["each_training"]] == [["baseline"], ["none", "0.5"]]
@@ -95,18 +103,19 @@ def test_a_dry_run_lists_trainings_with_the_trials_that_share_them(capsys: pytes
 
 def test_gpu_hours_come_from_a_measured_speed(tiny_data: Path) -> None:
     arguments = ["--data", str(tiny_data), "--images-per-second", "0.01", "--optim.epochs", "3", "--optim.milestones"]
-    options, made = command.parse(recipe, ROWS, smoke, "", command.SweepOptions, arguments)
-    sweep = command.build("table", made, ROWS, options)
-    described = command.describe_sweep(sweep, options.images_per_second)
+    options, given = command.parse(TABLE, "", Options, arguments)
+    sweep = command.build(TABLE, options, given)
+    described = describe_command(sweep, options.images_per_second)
     assert described["estimated_gpu_hours"] == round(2 * 3 * 21 / 0.01 / 3600, 2)
     assert described["each_training"][0]["estimated_gpu_hours"] == round(3 * 21 / 0.01 / 3600, 2)
-    assert command.describe_sweep(sweep, None)["estimated_gpu_hours"] == "not measured"
+    assert describe_command(sweep, None)["estimated_gpu_hours"] == "not measured"
     with pytest.raises(ConfigError, match="must be above 0"):
-        command.describe_sweep(sweep, 0.0)
+        describe_command(sweep, 0.0)
 
 
 def finished(storage: Path, spec: ExperimentSpec, *, trained: bool = True) -> Path:
     folder = RunFolder(storage / f"run-{spec.recipe}")
+    write_json(folder.manifest, {"format": FORMAT, "training_hash": training_hash(spec)})
     write_json(folder.spec, to_dict(spec), indent=2)
     if trained:
         write_json(folder.evaluation(spec.scoring_hash).metrics, {}, indent=2)
@@ -114,16 +123,16 @@ def finished(storage: Path, spec: ExperimentSpec, *, trained: bool = True) -> Pa
     return folder.root
 
 
-def build_existing(runs: Mapping[str, Path | None], *arguments: str) -> command.SweepCommand:
-    options, _ = command.parse(recipe, ROWS, smoke, "", command.SweepOptions, arguments)
-    return existing.build("table", recipe, {row: runs.get(row) for row in ROWS}, options)
+def build_existing(runs: Mapping[str, Path | None], *arguments: str) -> command.Command:
+    options, given = command.parse(TABLE, "", Options, arguments)
+    return command.build_existing(TABLE, {row: runs.get(row) for row in ROWS}, options, given)
 
 
 def test_finished_runs_are_scored_as_they_were_trained(tmp_path: Path) -> None:
     trained = replace(recipe("0.5"), seed=7, optim=replace(recipe("0.5").optim, epochs=2))
     run = finished(tmp_path, trained)
     sweep = build_existing({"none": run, "0.5": run}, "--workers", "3", "--vary", "scoring.top_k=9,10")
-    assert [trial.label for trial in sweep.trials] == [
+    assert list(labels(sweep.trials).values()) == [
         f"{row}, scoring.top_k={k}" for row in ("none", "0.5") for k in (9, 10)
     ]
     for trial in sweep.trials:
@@ -131,7 +140,7 @@ def test_finished_runs_are_scored_as_they_were_trained(tmp_path: Path) -> None:
         runtime = trial.spec.runtime
         assert (runtime.storage, runtime.name, runtime.workers) == (tmp_path, run.name, 3)
     assert sweep.name == f"table-{run.name}"
-    described = command.describe_sweep(sweep, 0.01)
+    described = describe_command(sweep, 0.01)
     assert (described["trials"], described["trainings"], described["estimated_gpu_hours"]) == (4, 0, 0.0)
     assert [len(group["trials"]) for group in described["each_finished_run"]] == [4]
 
@@ -143,7 +152,7 @@ def test_runs_that_cannot_be_scored_are_named(tmp_path: Path) -> None:
     for runs, arguments, message in (
         ({"none": unfinished}, (), "its training is not finished"),
         ({"none": baseline}, (), "has no IoU head"),
-        ({"baseline": run}, (), "it is no baseline"),
+        ({"baseline": run}, (), "it is not a baseline"),
         ({"none": tmp_path}, (), "is not the folder of a run"),
         ({"none": run}, ("--optim.epochs", "3"), "optim.epochs: concerns the training"),
         ({"none": run}, ("--seeds", "2"), "seeds: concerns the training"),
@@ -154,16 +163,14 @@ def test_runs_that_cannot_be_scored_are_named(tmp_path: Path) -> None:
             build_existing(runs, *arguments)
 
 
-def test_an_option_that_equals_the_first_rows_value_holds_for_the_others(capsys: pytest.CaptureFixture[str]) -> None:
-    def table(row: str) -> ExperimentSpec:
+def test_an_option_that_equals_the_first_rows_value_holds_for_the_others() -> None:
+    def recipe_with_batch_size(row: str) -> ExperimentSpec:
         spec = recipe(row)
         return spec if row == "baseline" else replace(spec, optim=replace(spec.optim, batch_size=8))
 
-    batch_size = table("baseline").optim.batch_size
-    options, made = command.parse(
-        table, ROWS, smoke, "", command.SweepOptions, ["--optim.batch-size", str(batch_size), "--seeds", "2"]
-    )
-    trials = command.build("table", made, ROWS, options).trials
+    batch_size = recipe("baseline").optim.batch_size
+    table = replace(TABLE, recipe=recipe_with_batch_size)
+    trials = parse("--optim.batch-size", str(batch_size), "--seeds", "2", table=table).trials
     assert {trial.spec.optim.batch_size for trial in trials} == {batch_size}
     assert [trial.spec.paper.changed for trial in trials if trial.row == "baseline"] == [(), ()]
     assert {trial.spec.paper.changed for trial in trials if trial.row != "baseline"} == {("optim.batch_size",)}

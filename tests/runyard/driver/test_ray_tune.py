@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from runyard.driver.errors import SweepError
-from runyard.driver.sweep import run_sweep
 
 from runyard.driver.jobs import Job
+from runyard.driver.run import run_sweep
+from runyard.failures import SweepError
 from runyard.grid import expand
 from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec
+from runyard.training.launch import Launcher
 
 # Whole sweeps on a real cluster, minutes each: run on request.
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -40,7 +41,8 @@ def test_F5_trainings_and_scorings_run_beside_a_training_that_fails(
     rows: dict[str, ExperimentSpec], ray_shut_down: None
 ) -> None:
     iou = rows["none"]
-    broken = replace(iou, seed=1, runtime=replace(iou.runtime, workers=50))
+    momentum = replace(iou.optim, momentum=0.5)
+    broken = replace(iou, optim=momentum, runtime=replace(iou.runtime, workers=50))
     trials = expand({"none": iou, "0.5": rows["0.5"], "broken": broken})
     with pytest.raises(SweepError) as caught:
         run_sweep(trials, "table", runtime_env=RUNTIME_ENV)
@@ -54,9 +56,8 @@ def test_F5_trainings_and_scorings_run_beside_a_training_that_fails(
     assert scored == pytest.approx(without_timing(directly_evaluated(folder, rows["0.5"])), abs=1e-6)
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("runyard").experiment_id])
-    assert {run.info.run_name: run.info.status for run in runs} == {
-        "table-shapes": "FAILED", "none": "FINISHED", "0.5": "FINISHED", "broken": "FAILED"
-    }  # fmt: skip
+    expected = {"table-shapes": "FAILED", "none": "FINISHED", "0.5": "FINISHED", "broken": "FAILED"}
+    assert {run.info.run_name: run.info.status for run in runs} == expected
 
 
 def directly_evaluated(folder: RunFolder, spec: ExperimentSpec) -> dict[str, float]:
@@ -72,7 +73,7 @@ def directly_evaluated(folder: RunFolder, spec: ExperimentSpec) -> dict[str, flo
 SECONDS_A_JOB = 6.0
 
 
-def occupy_a_slot(job: Job) -> None:
+def occupy_a_slot(job: Job, launcher: Launcher) -> None:
     """As a training does: a process of its own, in a place that it asks the cluster for."""
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -100,7 +101,7 @@ def test_24_trials_keep_every_slot_of_four_nodes_busy(
     import ray
     from ray.cluster_utils import Cluster
 
-    from runyard.driver.ray_tune import RayTuneRunner
+    from runyard.driver.ray_tune import RayTuneRunner, training_slots
 
     # By value: the processes of the cluster cannot import a test.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -112,8 +113,8 @@ def test_24_trials_keep_every_slot_of_four_nodes_busy(
         ray.init(address=cluster.address, runtime_env=RUNTIME_ENV, log_to_driver=False, logging_level="error")
 
     try:
-        runner = RayTuneRunner(spec, tmp_path / "tune", connect, do=occupy_a_slot)
-        assert runner.slots == 6
+        runner = RayTuneRunner(tmp_path / "tune", connect, do=occupy_a_slot)
+        assert training_slots(spec, 0) == 6
         jobs = [Job(f"{n:02}", f"trial {n}", "train", spec, RunFolder(tmp_path / f"job{n:02}")) for n in range(24)]
         began_s = time.time()
         assert runner.run(jobs, lambda job, state, error: None) == {}

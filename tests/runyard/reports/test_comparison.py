@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runyard.reports.lines import baseline_of, lines_of
 
 from detector.data.formats import open_dataset
 from detector.data.samples import Dataset
@@ -18,6 +17,7 @@ from runyard.paper import ImageSet, PaperRow, PaperTable
 from runyard.reports.comparison import SweepTable, make_table
 from runyard.reports.render import cell_text
 from runyard.reports.resampling import resampled_ap
+from runyard.reports.rows import baseline_of, rows_of
 from runyard.scoring.results import load_sweep, write_trials
 from runyard.spec import ExperimentSpec, PaperReference
 from tests.detector.evaluation.paired import paired_bootstrap
@@ -54,7 +54,7 @@ def images_of(dataset: Dataset, name: str = "these very images") -> ImageSet:
 
 def table_of(sweep: object, paper: PaperTable | None, server: object = None) -> SweepTable:
     resampled = {r.id: resampled_ap(r) for r in sweep.results if r.metrics is not None}  # type: ignore[attr-defined]
-    return make_table(sweep, lines_of(sweep.results), paper, resampled, server)  # type: ignore[attr-defined, arg-type]
+    return make_table(sweep, rows_of(sweep.results), paper, resampled, server)  # type: ignore[attr-defined, arg-type]
 
 
 def cells(table: SweepTable, label: str) -> dict[str, str]:
@@ -110,7 +110,7 @@ def test_test_dev_stands_beside_without_a_difference_until_the_server_has_answer
     assert cell_text(answered.rows[4].cells["AP"]) == "35.9 (+0.5)"
     assert cell_text(answered.rows[4].cells["AP50"]) == "54.0 (-0.1)"
     assert "server" in answered.rows[4].label
-    with pytest.raises(ConfigError, match="is no row"):
+    with pytest.raises(ConfigError, match="unknown row"):
         table_of(sweep, paper, {"r51": {"AP": 35.9}})
     with pytest.raises(ConfigError, match="must be numbers"):
         table_of(sweep, paper, {"bce": {"AP": "35.9"}})
@@ -134,7 +134,7 @@ def test_seeds_are_averaged_and_a_missing_one_is_told(rows, val: Dataset, tmp_pa
 def test_a_baseline_is_trained_alike(rows, val: Dataset, tmp_path: Path) -> None:
     spec, noise = rows["bce"]
     rows["longer"] = (replace(spec, optim=replace(spec.optim, epochs=3)), noise)
-    lines = lines_of(finished_sweep(tmp_path, val, rows).results)
+    lines = rows_of(finished_sweep(tmp_path, val, rows).results)
     found = [baseline_of(line, lines) for line in lines]
     assert [line and line.name for line in found] == [None, "baseline", None]
 
@@ -147,7 +147,7 @@ def test_a_sweep_is_read_back_from_its_folder(rows, val: Dataset, tmp_path: Path
     assert table_of(read, read.paper[0]) == table_of(sweep, paper)
 
 
-@pytest.mark.parametrize("content", [None, "{", '{"sweep": 1}', '{"sweep": "a", "dataset": "b", "trials": [{}]}'])
+@pytest.mark.parametrize("content", [None, "{", '{"format": 2, "sweep": 1}', '{"format": 2, "sweep": "a", "dataset": "b", "trials": [{}]}'])
 def test_a_folder_that_is_no_sweep_is_refused(tmp_path: Path, content: str | None) -> None:
     folder = tmp_path / "sweeps" / "a"
     folder.mkdir(parents=True)
@@ -173,11 +173,11 @@ def test_a_baseline_is_scored_alike_and_on_the_same_images(rows, val: Dataset, t
     ):
         rows[name] = (changed, noise)
     sweep = finished_sweep(tmp_path, val, rows)
-    lines = lines_of(sweep.results)
+    lines = rows_of(sweep.results)
     with_baseline = [line.name for line in lines if baseline_of(line, lines)]
     assert with_baseline == ["bce", "other iou loss"]
     other = finished_sweep(tmp_path / "elsewhere", val.subset(np.arange(4)), {"baseline": rows["baseline"]})
-    mixed = [*lines_of(other.results), *lines[1:2]]
+    mixed = [*rows_of(other.results), *lines[1:2]]
     assert baseline_of(mixed[1], mixed) is None
 
 

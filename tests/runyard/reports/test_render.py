@@ -7,12 +7,12 @@ import pytest
 from rich.console import Console
 
 from detector.evaluation.bootstrap import Interval
-from runyard.reports.render import Cell, Row, Spread, cell_text, comparison_table, latex, markdown
+from runyard.reports.render import Cell, Spread, TextRow, cell_text, comparison_table, latex, markdown
 
 ROWS = [
-    Row("baseline", {"AP": 0.3586, "AP50": 0.558}),
-    Row("IoU-aware | [bold]", {"AP": Spread(0.3694, 0.002), "AP50": None, "AP90": math.nan}),
-    Row("difference", {"AP": Interval(0.0108, 0.002, 0.0196)}),
+    TextRow("baseline", {"AP": 0.3586, "AP50": 0.558}),
+    TextRow("IoU-aware | [bold]", {"AP": Spread(0.3694, 0.002), "AP50": None, "AP90": math.nan}),
+    TextRow("difference", {"AP": Interval(0.0108, 0.002, 0.0196)}),
 ]
 COLUMNS = ["AP", "AP50", "AP90"]
 
@@ -62,7 +62,7 @@ def test_markdown() -> None:
 
 
 def test_latex_escapes_what_latex_would_read() -> None:
-    rows = [Row("a_b & 50% {x} \\ ~^#$", {"AP": Spread(0.369, 0.002)}), Row("gain", {"AP": Interval(0.01, 0.0, 0.02)})]
+    rows = [TextRow("a_b & 50% {x} \\ ~^#$", {"AP": Spread(0.369, 0.002)}), TextRow("gain", {"AP": Interval(0.01, 0.0, 0.02)})]
     assert latex(rows, ["AP"], "Table_2").splitlines() == [
         r"\begin{table}",
         r"  \centering",

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -105,8 +106,8 @@ def test_detections_that_are_gone_cost_a_plot_not_the_tables(
     sweep: SweepResult, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report(sweep, Console(width=200))
-    for result in sweep.results[2:]:
-        result.evaluation.detections.unlink()
+    iou = sweep.results[2]
+    shutil.rmtree(iou.run.candidates(iou.spec.validation_hash))
     sweep.results[3].evaluation.resampled.unlink()
     capsys.readouterr()
     report(sweep, Console(width=200))

@@ -12,9 +12,9 @@ from detector.config import DataConfig
 from detector.data import health
 from detector.data.formats import open_splits
 from detector.data.samples import Dataset
-from runyard.driver.plan import OpenedData
 from runyard.runs import progress_bar
-from runyard.runs import verified_images as sound_images
+from runyard.runs import verified_images
+from runyard.runs.data import OpenedData
 from runyard.runs.image_check import check_splits
 from runyard.runs.prepare import prepare
 from runyard.runs.progress_bar import ProgressBar
@@ -59,9 +59,9 @@ def test_a_second_start_decodes_nothing(tiny_spec: ExperimentSpec, decoded: list
 
 def test_a_sweep_decodes_each_image_once(tiny_spec: ExperimentSpec, decoded: list[str]) -> None:
     data = OpenedData()
-    first = data.of(tiny_spec)
-    assert data.of(replace(tiny_spec, seed=1)) is first
-    assert data.of(replace(tiny_spec, data=replace(tiny_spec.data, flip_probability=0.0))) is first
+    first = data.splits(tiny_spec)
+    assert data.splits(replace(tiny_spec, seed=1)) is first
+    assert data.splits(replace(tiny_spec, data=replace(tiny_spec.data, flip_probability=0.0))) is first
     assert len(decoded) == 17
 
 
@@ -140,7 +140,7 @@ def test_the_memory_of_other_images_says_nothing_about_these(
 def test_another_decoder_decides_anew(splits: tuple[Dataset, Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
     before = image_keys(splits[1], range(5))
     assert before == image_keys(splits[1], range(5))
-    monkeypatch.setattr(sound_images.PIL, "__version__", "0.0")
+    monkeypatch.setattr(verified_images.PIL, "__version__", "0.0")
     assert not set(before.values()) & set(image_keys(splits[1], range(5)).values())
 
 

@@ -73,7 +73,7 @@ def test_N5_two_processes_train_and_count_21_images_as_one_does(
 def test_a_mistake_is_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "unknown.json").write_text('{"modell": {}}')
-    for name, message in (("missing", "cannot be read"), ("broken", "is no JSON"), ("unknown", "unknown key")):
+    for name, message in (("missing", "cannot be read"), ("broken", "is not valid JSON"), ("unknown", "unknown key")):
         assert main([str(tmp_path / f"{name}.json")]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ")
