@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import ray
 
@@ -13,7 +12,6 @@ from runyard.spec import ExperimentSpec, from_dict
 from runyard.training import ray_cluster, ray_train
 
 _ROOT = Path(__file__).resolve().parents[1]
-_PACE_VARIABLE = "RUNYARD_BENCHMARK_PACE"
 
 
 def environment() -> dict[str, Any]:
@@ -23,25 +21,17 @@ def environment() -> dict[str, Any]:
 
 
 def launch_paced(spec: ExperimentSpec, folder: RunFolder, pace: Pace) -> None:
-    """`ray_train.launch` on a cluster of its own, with the paced loop in the worker's place; returns when it ends."""
-    runtime_env = environment()
-    runtime_env["env_vars"][_PACE_VARIABLE] = f"{pace.steps} {pace.folder}"
+    """`ray_train.launch` on a cluster of its own, with the paced loop as the workers' work; returns when it ends."""
     os.environ["RAY_ADDRESS"] = "local"
-    ray_cluster.connect(runtime_env)
+    ray_cluster.connect(environment())
     try:
-        with mock.patch.object(ray_train, "_train_worker", paced_worker):
-            ray_train.launch(spec, folder)
+        ray_train.run_on_workers(spec, folder, paced_worker, {"pace": (str(pace.folder), pace.steps)})
     finally:
         ray.shutdown()
 
 
-def paced_worker(config: dict[str, Any]) -> dict[str, Any]:
+def paced_worker(config: dict[str, Any]) -> None:
     """What Ray's worker runs."""
-    steps, _, folder = os.environ[_PACE_VARIABLE].partition(" ")
-    train_paced(
-        from_dict(config["spec"]),
-        RunFolder(Path(config["folder"])),
-        ray_train.RayContext(),
-        Pace(Path(folder), int(steps)),
-    )
-    return {}
+    pace_folder, steps = config["pace"]
+    run_folder = RunFolder(Path(config["folder"]))
+    train_paced(from_dict(config["spec"]), run_folder, ray_train.RayContext(), Pace(Path(pace_folder), steps))

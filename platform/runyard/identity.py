@@ -89,11 +89,12 @@ def parts_of_field(spec: Any, name: str) -> tuple[Part, ...]:
 def changed_fields(before: Any, after: Any, *parts: Part) -> dict[str, Any]:
     """Fields of the parts (all of them by default) that differ, by dotted name, with their plain values in `after`.
 
-    A field that counts in one of the two only is listed too, as None where `after` does not have it.
+    In the order of the fields. One that counts in one of the two only is listed too, as None where `after` lacks it.
     """
     old, new = (identity_of(spec, *(parts or ALL_PARTS)) for spec in (before, after))
     leaves = _leaves(after)
-    names = [name for name in (*new, *(n for n in old if n not in new)) if old.get(name) != new.get(name)]
+    order = dict.fromkeys((*leaves, *_leaves(before), *new, *old))
+    names = [name for name in order if old.get(name) != new.get(name)]
     return {name: leaves[name].value if name in leaves else None for name in names}
 
 

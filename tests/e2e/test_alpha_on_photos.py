@@ -12,7 +12,7 @@ import torch
 from detector.checkpoint import load_checkpoint
 from detector.data.cache import load_dataset
 from detector.evaluation.coco_ap import coco_average_precision
-from detector.models.retinanet import RetinaNet
+from detector.models.build import build_detector
 from detector.predictor import Predictor
 from runyard.runs.finished import final_checkpoint
 from runyard.runs.folder import RunFolder
@@ -65,7 +65,7 @@ def test_every_row_is_direct_inference_and_pycocotools(shared_data: Path, tmp_pa
 
     spec: ExperimentSpec = from_dict(json.loads((trained / "spec.json").read_text()))
     dataset = load_dataset(RunFolder(trained).val_data(spec.validation_hash))
-    model = RetinaNet(spec.model, len(dataset.categories))
+    model = build_detector(spec.model, spec.loss, len(dataset.categories))
     load_checkpoint(final_checkpoint(RunFolder(trained)), model)
     predictor = Predictor(model, torch.device("cpu"))
     for result in sweep.results:

@@ -5,13 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from mlflow.entities import ViewType
+from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
-from runyard.driver.experiment import RunOutcome, run_experiment
 
 from detector.config import BackboneConfig, DataConfig, OptimConfig, RetinaNetConfig
 from detector.data.synthetic import generate_shapes
-from detector.errors import DatasetError
+from runyard.driver.run import run_one
+from runyard.failures import TrainingError
+from runyard.scoring.results import TrialResult
 from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig
 from runyard.tracking.journal import read
 from runyard.tracking.stores import resolve_tracking_uri
@@ -55,22 +56,22 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> ExperimentSpec:
 
 
 @pytest.fixture(scope="module")
-def outcome(cluster: None, spec: ExperimentSpec) -> RunOutcome:
-    return run_experiment(spec, runtime_env=RUNTIME_ENV)
+def outcome(cluster: None, spec: ExperimentSpec) -> TrialResult:
+    return run_one(spec, runtime_env=RUNTIME_ENV)
 
 
-def test_two_workers_count_21_images_and_leave_a_whole_run_folder(outcome: RunOutcome) -> None:
+def test_two_workers_count_21_images_and_leave_a_whole_run_folder(outcome: TrialResult) -> None:
     assert outcome.metrics["val/images"] == 21
-    root = outcome.folder.root
-    assert [path.name for path in outcome.folder.checkpoints()] == ["checkpoint-000000004"]
+    root = outcome.run.root
+    assert [path.name for path in outcome.run.checkpoints()] == ["checkpoint-000000004"]
     for path in (root / "spec.json", root / "manifest.json", outcome.evaluation.detections, outcome.evaluation.metrics):
         assert path.stat().st_size > 0
     assert outcome.evaluation.correlation_plot.read_bytes().startswith(b"\x89PNG")
 
 
-def test_mlflow_has_parameters_curves_artifacts_and_the_true_end(outcome: RunOutcome) -> None:
-    client = MlflowClient(outcome.tracking_uri)
-    (run,) = all_runs(client)
+def test_mlflow_has_parameters_curves_artifacts_and_the_true_end(outcome: TrialResult) -> None:
+    client = client_of(outcome)
+    run = trial_of(client)
     assert run.info.status == "FINISHED"
     assert run.data.params["optim.batch_size"] == "4"
     assert run.data.tags["training_hash"] == outcome.spec.training_hash
@@ -82,12 +83,12 @@ def test_mlflow_has_parameters_curves_artifacts_and_the_true_end(outcome: RunOut
     assert {"spec.json", "manifest.json", "plots/correlation.png", "evaluation/detections.json"} <= names
 
 
-def test_the_plain_launcher_gives_the_same_losses(outcome: RunOutcome, spec: ExperimentSpec, storage: Path) -> None:
-    alone = run_experiment(replace(spec, runtime=replace(spec.runtime, storage=storage)), launcher="local")
+def test_the_plain_launcher_gives_the_same_losses(outcome: TrialResult, spec: ExperimentSpec, storage: Path) -> None:
+    alone = run_one(replace(spec, runtime=replace(spec.runtime, storage=storage)), launcher="local")
     curves = [
         [
             record.payload["values"]["train/loss"]
-            for record in read(o.folder.journal)
+            for record in read(o.run.journal)
             if "train/loss" in str(record.payload)
         ]
         for o in (outcome, alone)
@@ -96,12 +97,12 @@ def test_the_plain_launcher_gives_the_same_losses(outcome: RunOutcome, spec: Exp
     assert alone.metrics["val/images"] == 21
 
 
-def test_running_it_again_does_nothing(outcome: RunOutcome, spec: ExperimentSpec) -> None:
+def test_running_it_again_does_nothing(outcome: TrialResult, spec: ExperimentSpec) -> None:
     before = outcome.evaluation.metrics.stat().st_mtime_ns
-    again = run_experiment(spec)
+    again = run_one(spec)
     assert again.metrics == pytest.approx(outcome.metrics)
     assert again.evaluation.metrics.stat().st_mtime_ns == before
-    assert len(all_runs(MlflowClient(outcome.tracking_uri))) == 1
+    assert len(all_runs(client_of(outcome))) == 2
 
 
 def test_an_image_that_breaks_later_is_one_error_and_a_failed_run(
@@ -113,13 +114,26 @@ def test_an_image_that_breaks_later_is_one_error_and_a_failed_run(
     broken.write_bytes(content[: len(content) // 2])
     runtime = replace(spec.runtime, storage=storage, workers=1, check_images=False)
     damaged = replace(spec, source=SourceConfig(data=data), runtime=runtime)
-    with pytest.raises(DatasetError, match=broken.name):
-        run_experiment(damaged, runtime_env=RUNTIME_ENV)
-    (run,) = all_runs(MlflowClient(resolve_tracking_uri(None, storage)))
+    with pytest.raises(TrainingError, match=broken.name):
+        run_one(damaged, runtime_env=RUNTIME_ENV)
+    run = trial_of(MlflowClient(resolve_tracking_uri(None, storage)))
     assert run.info.status == "FAILED"
     assert broken.name in run.data.tags["status_message"]
 
 
-def all_runs(client: MlflowClient) -> list:  # type: ignore[type-arg]
+def client_of(outcome: TrialResult) -> MlflowClient:
+    assert outcome.spec.runtime.storage is not None
+    return MlflowClient(resolve_tracking_uri(None, outcome.spec.runtime.storage))
+
+
+def trial_of(client: MlflowClient) -> Run:
+    """The tracked run of the only trial; the other one is its sweep's."""
+    by_kind = {run.data.tags["kind"]: run for run in all_runs(client)}
+    assert len(all_runs(client)) == 2
+    assert by_kind["trial"].data.tags["mlflow.parentRunId"] == by_kind["sweep"].info.run_id
+    return by_kind["trial"]
+
+
+def all_runs(client: MlflowClient) -> list[Run]:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     return list(client.search_runs(experiments, run_view_type=ViewType.ALL))

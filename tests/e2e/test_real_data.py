@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from runyard.driver.experiment import run_experiment
 
 from detector.config import BackboneConfig, DataConfig, OptimConfig, RetinaNetConfig
+from runyard.driver.run import run_one
 from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig
 from runyard.tracking.journal import effective_metrics
 
@@ -29,24 +29,17 @@ def test_sixteen_photographs_are_overfitted(shared_data: Path, tmp_path: Path) -
         recipe="overfit",
         model=MODEL,
         optim=OptimConfig(
-            optimizer="adamw",
-            learning_rate=1e-3,
-            reference_batch_size=4,
-            batch_size=4,
-            epochs=80,
-            milestones=(70,),
-            warmup_steps=20,
+            optimizer="adamw", learning_rate=1e-3, reference_batch_size=4, batch_size=4, epochs=80,
+            milestones=(70,), warmup_steps=20,
         ),
         data=DataConfig(short_side_px=192, long_side_px=256),
         source=SourceConfig(
-            train_annotations=tmp_path / "sixteen.json",
-            train_images=images,
-            val_annotations=tmp_path / "sixteen.json",
-            val_images=images,
+            train_annotations=tmp_path / "sixteen.json", train_images=images,
+            val_annotations=tmp_path / "sixteen.json", val_images=images,
         ),
         runtime=RuntimeConfig(storage=tmp_path / "runs", log_every_steps=4),
-    )
-    outcome = run_experiment(spec, launcher="local")
+    )  # fmt: skip
+    outcome = run_one(spec, launcher="local")
     assert outcome.metrics["val/images"] == 16
     assert outcome.metrics["val/AP50"] > 0.9
 
@@ -64,8 +57,8 @@ def test_aquarium_trains_on_two_workers_and_its_loss_falls(shared_data: Path, tm
         source=SourceConfig(data=shared_data / "aquarium"),
         runtime=RuntimeConfig(storage=tmp_path, workers=2, log_every_steps=1),
     )
-    outcome = run_experiment(spec, runtime_env=RUNTIME_ENV)
-    losses = [value for _, value in effective_metrics(outcome.folder.journal)["train/loss"]]
+    outcome = run_one(spec, runtime_env=RUNTIME_ENV)
+    losses = [value for _, value in effective_metrics(outcome.run.journal)["train/loss"]]
     assert len(losses) == 2 * 28
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
     assert outcome.metrics["val/images"] == 127

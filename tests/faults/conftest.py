@@ -163,6 +163,12 @@ def _last_step(folder: RunFolder) -> int:
     return step
 
 
+def _only_run(storage: Path) -> RunFolder:
+    """The one run of a storage folder; a folder that does not exist where it has not been begun."""
+    (folder,) = [path.parent for path in storage.glob("*/spec.json")] or [storage / "not-begun"]
+    return RunFolder(folder)
+
+
 def _events(folder: RunFolder, name: str) -> list[Record]:
     """The events of one kind, in order."""
     return [record for record in read(folder.journal) if record.kind == "event" and record.payload["event"] == name]
@@ -184,6 +190,11 @@ def wait_until() -> Callable[..., None]:
 @pytest.fixture
 def last_step() -> Callable[[RunFolder], int]:
     return _last_step
+
+
+@pytest.fixture
+def only_run() -> Callable[[Path], RunFolder]:
+    return _only_run
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runyard.runs.attempt import launch
 
 from runyard.failures import TrainingError
 from runyard.runs.folder import RunFolder
 from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec
+from runyard.training.launch import launch
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from runyard.driver.experiment import run_experiment
 
+from runyard.driver.run import run_one
 from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal, effective_metrics, last_status, read
@@ -21,20 +21,23 @@ EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 MAIN = EXPERIMENTS / "coco_main.py"
 
 
-def tracked_runs(storage: Path) -> list[tuple[str, str]]:
+def tracked_runs(storage: Path) -> dict[str, str]:
+    """Status of each tracked run by name: a sweep's and its trial's, which are two."""
     with sqlite3.connect(storage / "mlflow.db") as database:
-        return database.execute("SELECT name, status FROM runs").fetchall()
+        found = database.execute("SELECT name, status FROM runs").fetchall()
+    assert len(found) == 2
+    return dict(found)
 
 
 def test_F3_a_driver_killed_while_training_is_followed_by_another(
-    runs, wait_until, last_step, events, storage: Path
+    runs, wait_until, last_step, only_run, events, storage: Path
 ) -> None:
     command = [MAIN, "--smoke", "--launcher", "local", "--storage", storage, "--name", "run"]
-    folder = RunFolder(storage / "run")
     process = runs.fresh_command(command)
-    wait_until(lambda: last_step(folder) >= 5 or process.poll() is not None)
+    wait_until(lambda: last_step(only_run(storage)) >= 5 or process.poll() is not None)
     process.kill()
     process.communicate()
+    folder = only_run(storage)
     assert last_status(folder.journal) == "RUNNING"
     again = runs.command(command)
     output, _ = again.communicate(timeout=200)
@@ -42,21 +45,21 @@ def test_F3_a_driver_killed_while_training_is_followed_by_another(
     assert [event.payload["start_step"] for event in events(folder, "start")] == [0, 4]
     assert [step for step, _ in effective_metrics(folder.journal)["train/loss"]] == list(range(1, 9))
     assert last_status(folder.journal) == "FINISHED"
-    assert tracked_runs(storage) == [("run", "FINISHED")]
+    assert tracked_runs(storage) == {"run-smoke-shapes": "FINISHED", "r50-iou": "FINISHED"}
 
 
 def test_F3_a_driver_killed_after_the_evaluation_is_followed_by_one_that_reports(tiny_spec: ExperimentSpec) -> None:
-    first = run_experiment(tiny_spec, launcher="local")
+    first = run_one(tiny_spec, launcher="local")
     assert tiny_spec.runtime.storage is not None
     # What a driver leaves that was killed before its last record.
-    with Journal(first.folder.journal) as journal:
+    with Journal(first.run.journal) as journal:
         journal.append("status", {"status": "RUNNING", "message": ""})
-    plot = first.folder.plots / "training.png"
+    plot = first.run.plots / "training.png"
     plot.unlink()
-    again = run_experiment(tiny_spec, launcher="local")
+    again = run_one(tiny_spec, launcher="local")
     assert plot.exists()
-    assert last_status(again.folder.journal) == "FINISHED"
-    assert tracked_runs(tiny_spec.runtime.storage) == [("tiny", "FINISHED")]
+    assert last_status(again.run.journal) == "FINISHED"
+    assert tracked_runs(tiny_spec.runtime.storage) == {"tiny-shapes": "FINISHED", "tiny": "FINISHED"}
     assert again.metrics["val/AP"] == pytest.approx(first.metrics["val/AP"], abs=0)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import effective_metrics, last_status
 
@@ -16,12 +15,13 @@ MAIN = Path(__file__).resolve().parents[2] / "experiments" / "coco_main.py"
 
 @pytest.mark.parametrize("launcher", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
 def test_F7_the_driver_of_an_experiment_ends_as_killed_and_goes_on(
-    runs, wait_until, last_step, events, storage: Path, launcher: str
+    runs, wait_until, last_step, only_run, events, storage: Path, launcher: str
 ) -> None:
-    command = [MAIN, "--smoke", "--launcher", launcher, "--storage", storage, "--name", "run", "--workers", "2"]
-    folder = RunFolder(storage / "run")
+    command = [MAIN, "--smoke", "--launcher", launcher, "--storage", storage, "--name", "run"]
+    command += ["--workers", "2"] if launcher == "ray" else []
     process = runs.command(command) if launcher == "local" else runs.fresh_command(command)
-    wait_until(lambda: last_step(folder) >= 2 or process.poll() is not None, timeout_s=200)
+    wait_until(lambda: last_step(only_run(storage)) >= 2 or process.poll() is not None, timeout_s=200)
+    folder = only_run(storage)
     process.send_signal(signal.SIGTERM)
     signalled = time.monotonic()
     output, _ = process.communicate(timeout=100)
@@ -29,7 +29,7 @@ def test_F7_the_driver_of_an_experiment_ends_as_killed_and_goes_on(
     assert time.monotonic() - signalled < 60, "it ended by running out of patience"
     assert "interrupted; the same command continues the run" in output
     assert last_status(folder.journal) == "KILLED"
-    assert tracked_status(storage) == "KILLED"
+    assert tracked_statuses(storage) == ["KILLED", "KILLED"]
     stopped_after = last_step(folder)
     assert 2 <= stopped_after < 8
     assert folder.checkpoints()[0] == folder.checkpoint(stopped_after)
@@ -40,13 +40,13 @@ def test_F7_the_driver_of_an_experiment_ends_as_killed_and_goes_on(
     assert events(folder, "start")[-1].payload["start_step"] == stopped_after
     assert [step for step, _ in effective_metrics(folder.journal)["train/loss"]] == list(range(1, 9))
     assert last_status(folder.journal) == "FINISHED"
-    assert tracked_status(storage) == "FINISHED"
+    assert tracked_statuses(storage) == ["FINISHED", "FINISHED"]
 
 
-def tracked_status(storage: Path) -> str:
+def tracked_statuses(storage: Path) -> list[str]:
+    """Statuses of the tracked runs: a sweep's and its trial's."""
     with sqlite3.connect(storage / "mlflow.db") as database:
-        ((status,),) = database.execute("SELECT status FROM runs").fetchall()
-    return status
+        return [status for (status,) in database.execute("SELECT status FROM runs").fetchall()]
 
 
 def test_F7_both_ranks_of_a_plain_run_stop_after_the_same_step_though_one_was_asked(

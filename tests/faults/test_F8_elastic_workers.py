@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runyard.runs.attempt import launch
 
 from runyard.runs.folder import RunFolder
 from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import effective_metrics
 from runyard.training import ray_train
+from runyard.training.launch import launch
 from runyard.training.stopping import request_stop
 
 ROOT = Path(__file__).resolve().parents[2]

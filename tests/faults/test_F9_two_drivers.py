@@ -14,12 +14,12 @@ SWEEP = ("ablate_iou_loss.py", "--rows", "baseline", "bce", "--optim.epochs", "6
 
 
 @pytest.mark.parametrize(
-    ("command", "what"),
-    [(ONE_RUN, "experiment"), pytest.param(SWEEP, "sweep", marks=pytest.mark.slow)],
+    "command",
+    [ONE_RUN, pytest.param(SWEEP, marks=pytest.mark.slow)],
     ids=["run", "sweep"],
 )
 def test_F9_the_second_of_two_drivers_is_refused_and_the_first_one_finishes(
-    runs, wait_until, storage: Path, command: tuple[str, ...], what: str
+    runs, wait_until, storage: Path, command: tuple[str, ...]
 ) -> None:
     script, *options = command
     whole = [EXPERIMENTS / script, "--smoke", "--launcher", "local", "--storage", storage, *options]
@@ -32,7 +32,7 @@ def test_F9_the_second_of_two_drivers_is_refused_and_the_first_one_finishes(
     second = runs.command(whole)
     output, _ = second.communicate(timeout=200)
     assert second.returncode == 2, output
-    refusal = rf"another process is running this {what} \(process {first.pid} on \S+\)\. Wait for it, or stop it"
+    refusal = rf"another process is running this sweep \(process {first.pid} on \S+\)\. Wait for it, or stop it"
     assert re.search(refusal, output), output
     assert first.poll() is None, "it ended before the second driver could be refused"
     output, _ = first.communicate(timeout=280)

@@ -28,7 +28,7 @@ def test_N8_another_training_in_the_same_folder_is_refused_field_by_field(
     changed = replace(tiny_spec, **(change if part is None else {part: replace(getattr(tiny_spec, part), **change)}))
     with pytest.raises(ConfigError) as refused:
         prepare(changed)
-    assert str(refused.value) == f"{folder.root}: holds another run: {difference}. Use another --name"
+    assert str(refused.value) == f"{folder.root}: holds another run: {difference}. Use another name or --storage"
     assert folder.spec.read_text() == before
 
 

@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
-from runyard.driver.experiment import run_experiment
 
 from runyard import cli
-from runyard.driver import experiment
+from runyard.driver.run import run_one
 from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal, effective_metrics, read
@@ -61,9 +60,12 @@ def runs_of(spec: ExperimentSpec) -> list[Run]:
 
 
 def assert_all_is_told(spec: ExperimentSpec, folder: RunFolder) -> None:
-    """One run, finished, with every point of every curve once and in the order of its steps."""
-    (run,) = runs_of(spec)
-    assert run.info.status == "FINISHED"
+    """One run below one sweep's, finished, with every point of every curve once and in the order of its steps."""
+    by_kind = {run.data.tags["kind"]: run for run in runs_of(spec)}
+    assert len(runs_of(spec)) == 2
+    run, parent = by_kind["trial"], by_kind["sweep"]
+    assert [run.info.status, parent.info.status] == ["FINISHED", "FINISHED"]
+    assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert run.data.params["optim.epochs"] == "4"
     client = MlflowClient(spec.runtime.tracking_uri)
     curves = effective_metrics(folder.journal)
@@ -106,7 +108,7 @@ def test_S1_down_at_the_start_and_there_before_the_end(
 
     server.stop()
     with caplog.at_level(logging.WARNING, "runyard.tracking.replay"), meanwhile(come):
-        run_experiment(spec, launcher="local")
+        run_one(spec, launcher="local")
     assert_all_is_told(spec, folder)
     assert caplog.text.count("cannot be reached (connection refused)") == 1
     assert caplog.text.count("answers again") == 1
@@ -132,7 +134,7 @@ def test_S1_gone_in_the_middle_and_back(
             server.fault = None
 
     with meanwhile(fail_for_a_while):
-        run_experiment(spec, launcher="local")
+        run_one(spec, launcher="local")
     assert_all_is_told(spec, folder)
 
 
@@ -142,29 +144,28 @@ def test_S1_gone_to_the_end_and_told_by_sync_or_by_the_same_command(
     server,
     spec: ExperimentSpec,
     folder: RunFolder,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     fault: str,
 ) -> None:
-    monkeypatch.setattr(experiment, "REPLAY_TIMEOUT_S", 1.0)
     if fault == "is down":
         server.stop()
     else:
         server.fault = fault
     began = time.monotonic()
-    run_experiment(spec, launcher="local")
+    run_one(spec, launcher="local")
     assert time.monotonic() - began < 60
     (told,) = re.findall(r"^  runyard (sync .*)$", capsys.readouterr().out, flags=re.MULTILINE)
-    assert shlex.split(told) == ["sync", str(folder.root), "--tracking-uri", server.uri]
+    sweep = folder.root.parent / "sweeps" / "tiny-shapes"
+    assert shlex.split(told) == ["sync", str(sweep), "--tracking-uri", server.uri]
     assert cli.main(shlex.split(told)) == 2
     assert "cannot be reached" in capsys.readouterr().err
-    run_experiment(spec, launcher="local")
+    run_one(spec, launcher="local")
     assert "cannot be reached" in capsys.readouterr().out
     if fault == "is down":
         server.start()
     server.fault = None
     if fault == "fails":
-        run_experiment(spec, launcher="local")
+        run_one(spec, launcher="local")
         assert "were not in" in capsys.readouterr().out
     else:
         assert cli.main(shlex.split(told)) == 0
@@ -175,12 +176,11 @@ def test_S1_gone_to_the_end_and_told_by_sync_or_by_the_same_command(
 
 
 def test_S1_training_never_waits_for_a_server_that_never_answers(
-    server, spec: ExperimentSpec, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+    server, spec: ExperimentSpec, folder: RunFolder
 ) -> None:
     """A request is given up after 10 s: a training that waited for a single one would take longer than that."""
-    monkeypatch.setattr(experiment, "REPLAY_TIMEOUT_S", 0.5)
     server.fault = "hangs"
-    run_experiment(spec, launcher="local")
+    run_one(spec, launcher="local")
     times = [record.time_s for record in read(folder.journal) if "train/loss" in record.payload.get("values", ())]
     assert len(times) == len(STEPS)
     assert max(late - early for early, late in pairwise(times)) < 8

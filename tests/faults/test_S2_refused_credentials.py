@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from runyard.driver.experiment import run_experiment
 
 from runyard import cli
+from runyard.driver.run import run_one
 from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import last_status, read
@@ -28,7 +28,7 @@ def files_with_the_password(folder: Path) -> list[Path]:
     ("fault", "code"), [("wants credentials", "UNAUTHENTICATED"), ("forbids", "PERMISSION_DENIED")]
 )
 def test_S2_refused_at_the_start_is_one_line_before_any_worker_starts(
-    server, runs, tmp_path: Path, fault: str, code: str
+    server, runs, only_run, tmp_path: Path, fault: str, code: str
 ) -> None:
     server.fault = fault
     reached = server.requests
@@ -43,8 +43,8 @@ def test_S2_refused_at_the_start_is_one_line_before_any_worker_starts(
         "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
     )
     assert output.count("MLFLOW_TRACKING_PASSWORD") == 1
-    assert server.requests == reached + 1
-    folder = RunFolder(tmp_path / "runs" / "run")
+    assert server.requests == reached + 2, "one request finds the server, and one the refusal"
+    folder = only_run(tmp_path / "runs")
     assert not any(record.payload.get("event") == "start" for record in read(folder.journal))
     assert PASSWORD not in output
     assert files_with_the_password(tmp_path) == []
@@ -70,11 +70,11 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_S2_leave_to_look_but_not_to_write_is_told_before_any_worker_starts(server, spec: ExperimentSpec) -> None:
     server.fault, server.fault_at = "forbids", "runs/"
     with pytest.raises(TrackingRefusedError, match=r"refuses these credentials \(PERMISSION_DENIED\)"):
-        run_experiment(spec, launcher="local")
+        run_one(spec, launcher="local")
     assert spec.runtime.storage is not None
     folder = RunFolder(spec.runtime.storage / "tiny")
     assert not any(record.payload.get("event") == "start" for record in read(folder.journal))
-    assert last_status(folder.journal) == "FAILED"
+    assert last_status(spec.runtime.storage / "sweeps" / "tiny-shapes" / "journal.jsonl") == "FAILED"
 
 
 def test_S2_a_token_that_expires_while_training_is_told_once_and_training_goes_on(
@@ -90,7 +90,7 @@ def test_S2_a_token_that_expires_while_training_is_told_once_and_training_goes_o
     thread = threading.Thread(target=expire)
     thread.start()
     with caplog.at_level(logging.INFO):
-        outcome = run_experiment(spec, launcher="local")
+        outcome = run_one(spec, launcher="local")
     thread.join()
     assert outcome.metrics["val/images"] == 5
     assert last_status(folder.journal) == "FINISHED"
@@ -102,7 +102,8 @@ def test_S2_a_token_that_expires_while_training_is_told_once_and_training_goes_o
     server.fault = None
     assert cli.main(["sync", str(folder.root), "--tracking-uri", spec.runtime.tracking_uri]) == 0
     client = MlflowClient(server.uri)
-    (run,) = client.search_runs([client.get_experiment_by_name(spec.runtime.experiment).experiment_id])
+    experiment = client.get_experiment_by_name(spec.runtime.experiment).experiment_id
+    (run,) = client.search_runs([experiment], "tags.kind = 'trial'")
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert [point.step for point in history] == list(range(1, 7))
     assert run.info.status == "FINISHED"

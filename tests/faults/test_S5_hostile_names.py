@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from runyard.driver.experiment import run_experiment
 
 from detector.data.cache import load_dataset
 from detector.errors import ConfigError
-from runyard.runs.folder import RunFolder, SweepFolder, original_name, safe_name
+from runyard.driver.run import run_one
+from runyard.runs.folder import RunFolder, SweepFolder
+from runyard.runs.names import safe_name
 from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec, SourceConfig, from_dict
 from runyard.tracking.mlflow_tracker import MlflowTracker
@@ -72,16 +73,15 @@ def test_S5_a_run_cannot_be_called_so_and_is_offered_a_name_that_says_the_same(
         prepare(replace(tiny_spec, runtime=replace(tiny_spec.runtime, name=name)))
     offered = str(refused.value).rpartition("Try ")[2]
     assert offered == safe_name(name)
-    assert original_name(offered) in (name, None)
     assert not list(tmp_path.rglob("spec.json"))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_S5_sweeps_and_pictures_stay_where_they_belong(name: str, tmp_path: Path) -> None:
-    sweep = SweepFolder.of(tmp_path, name).root
+    sweep = SweepFolder.in_storage(tmp_path, name).root
     assert sweep.resolve().parent == (tmp_path / "sweeps").resolve()
-    picture = RunFolder(tmp_path).evaluation("0" * 16).gallery_image(name)
-    assert picture.resolve().parent == RunFolder(tmp_path).evaluation("0" * 16).gallery.resolve()
+    evaluation = RunFolder(tmp_path).evaluation("0" * 16)
+    assert evaluation.gallery_image(name).resolve().parent == (evaluation.root / "gallery").resolve()
 
 
 def test_S5_artifacts_and_identities_stay_in_their_run(tracking_uri: str, tmp_path: Path) -> None:
@@ -112,9 +112,9 @@ def test_S5_a_data_set_of_hostile_names_is_trained_on_and_nothing_leaves_the_run
         source=SourceConfig(data=data),
         runtime=replace(tiny_spec.runtime, tracking_uri=tracking_uri, name=None),
     )
-    outcome = run_experiment(spec, launcher="local")
+    outcome = run_one(spec, launcher="local")
     assert outcome.metrics["val/images"] == 5
-    root = outcome.folder.root
+    root = outcome.run.root
     assert root.parent == tmp_path / "runs"
     assert root.name.isascii()
     allowed = (tmp_path / "runs", tmp_path / "store")
@@ -122,10 +122,10 @@ def test_S5_a_data_set_of_hostile_names_is_trained_on_and_nothing_leaves_the_run
     assert strays == []
     assert all(path.name.isascii() for path in root.rglob("*"))
     # What they were called is kept: in the columns, in the specification, in the results.
-    assert set(load_dataset(outcome.folder.val_data(outcome.spec.validation_hash)).class_names) <= set(HOSTILE)
-    assert from_dict(json.loads(outcome.folder.spec.read_text())).source.data == data
+    assert set(load_dataset(outcome.run.val_data(outcome.spec.validation_hash)).class_names) <= set(HOSTILE)
+    assert from_dict(json.loads(outcome.run.spec.read_text())).source.data == data
     client = MlflowClient(tracking_uri)
-    (run,) = client.search_runs([client.get_experiment_by_name("runyard").experiment_id])
+    (run,) = client.search_runs([client.get_experiment_by_name("runyard").experiment_id], "tags.kind = 'trial'")
     assert run.info.status == "FINISHED"
     assert run.data.tags["dataset"] == str(data)
     assert any(name.startswith("val/class_AP/") for name in run.data.metrics)

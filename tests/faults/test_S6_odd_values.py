@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from runyard.driver.experiment import run_experiment
 
+from runyard.driver.run import run_one
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal, effective_metrics
 from runyard.tracking.mlflow_tracker import MetricValue, MlflowTracker
@@ -71,10 +71,10 @@ def test_S6_a_run_with_odd_metrics_trains_and_is_tracked(
     score = worker.score_detections
     monkeypatch.setattr(worker, "score_detections", lambda *arguments: score(*arguments) | odd)
     spec = replace(tiny_spec, runtime=replace(tiny_spec.runtime, tracking_uri=tracking_uri))
-    outcome = run_experiment(spec, launcher="local")
-    assert effective_metrics(outcome.folder.journal)["AP@[.5:.95]"] == [(6, 0.25)]
+    outcome = run_one(spec, launcher="local")
+    assert effective_metrics(outcome.run.journal)["AP@[.5:.95]"] == [(6, 0.25)]
     client = MlflowClient(tracking_uri)
-    (run,) = client.search_runs([client.get_experiment_by_name("runyard").experiment_id])
+    (run,) = client.search_runs([client.get_experiment_by_name("runyard").experiment_id], "tags.kind = 'trial'")
     assert run.info.status == "FINISHED"
     (name,) = [tag.removeprefix("original_name/") for tag, value in run.data.tags.items() if value == "AP@[.5:.95]"]
     assert run.data.metrics[name] == 0.25

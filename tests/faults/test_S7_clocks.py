@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 from mlflow.tracking import MlflowClient
-from runyard.driver.experiment import run_experiment
 
+from runyard.driver.run import run_one
 from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import effective_metrics, read
@@ -28,7 +28,7 @@ def test_S7_a_run_that_goes_on_where_it_is_an_hour_earlier_is_the_same_run(
 ) -> None:
     """As on another machine whose clock is slow."""
     spec = replace(tiny_spec, runtime=replace(tiny_spec.runtime, tracking_uri=tracking_uri))
-    once = run_experiment(replace(spec, runtime=replace(spec.runtime, name="never-interrupted")), launcher="local")
+    once = run_one(replace(spec, runtime=replace(spec.runtime, name="never-interrupted")), launcher="local")
 
     from runyard.training import worker
 
@@ -41,21 +41,22 @@ def test_S7_a_run_that_goes_on_where_it_is_an_hour_earlier_is_the_same_run(
     with monkeypatch.context() as patch:
         patch.setattr(worker._Loop, "_checkpoint", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run_experiment(spec, launcher="local")
+            run_one(spec, launcher="local")
     with monkeypatch.context() as patch:
         now = time.time
         patch.setattr(time, "time", lambda: now() - 3600)
-        outcome = run_experiment(spec, launcher="local")
-    curves = [effective_metrics(o.folder.journal)["train/loss"] for o in (once, outcome)]
+        outcome = run_one(spec, launcher="local")
+    curves = [effective_metrics(o.run.journal)["train/loss"] for o in (once, outcome)]
     assert curves[0] == curves[1]
-    assert [record.seq for record in read(outcome.folder.journal)] == sorted(
-        record.seq for record in read(outcome.folder.journal)
+    assert [record.seq for record in read(outcome.run.journal)] == sorted(
+        record.seq for record in read(outcome.run.journal)
     )
     client = MlflowClient(tracking_uri)
     found = client.search_runs([client.get_experiment_by_name("runyard").experiment_id])
-    told = {run.info.run_name: run for run in found}
-    assert sorted(told) == ["never-interrupted", "tiny"]
-    assert len(found) == 2
-    assert told["tiny"].info.status == "FINISHED"
-    history = client.get_metric_history(told["tiny"].info.run_id, "train/loss")
+    names = {run.info.run_id: run.info.run_name for run in found}
+    trials = {names[run.data.tags["mlflow.parentRunId"]]: run for run in found if run.data.tags["kind"] == "trial"}
+    assert sorted(trials) == ["never-interrupted-shapes", "tiny-shapes"]
+    assert len(found) == 4
+    assert {run.info.status for run in found} == {"FINISHED"}
+    history = client.get_metric_history(trials["tiny-shapes"].info.run_id, "train/loss")
     assert sorted((point.step, point.value) for point in history) == curves[0]

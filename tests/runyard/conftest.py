@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from runyard.training.outcome import journaled
 
 from detector.config import ScoringConfig
 from detector.files import write_json
@@ -13,7 +14,6 @@ from runyard.driver.jobs import Job
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal
 from runyard.training.launch import Launcher
-from runyard.training.outcome import journaled
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from detector.data.box_geometry import corners_from_xywh
 from detector.data.cache import save_dataset
 from detector.data.fingerprint import fingerprint
 from detector.data.samples import Dataset
+from detector.evaluation.metrics import score_detections
 from detector.evaluation.results import DetectionTable
 from detector.files import write_json
 from detector.models.detector import Detections, ScoringRow
@@ -22,7 +23,6 @@ from runyard.grid import Trial, expand
 from runyard.paper import PaperTable
 from runyard.runs.folder import RunFolder, SweepFolder
 from runyard.scoring.inference import store_identity
-from detector.evaluation.metrics import score_detections
 from runyard.scoring.metrics import write_evaluation
 from runyard.scoring.results import SweepResult, TrialResult, stored_detections, write_trials
 from runyard.spec import ExperimentSpec
@@ -65,7 +65,9 @@ def finished_sweep(
         metrics = score_detections(dataset, table, spec.protocol)
         write_evaluation(folder.evaluation(spec.scoring_hash), dataset, table, metrics)
         results.append(TrialResult(Trial(spec, trial.row), folder, metrics))
-    sweep = SweepResult("table-x", dataset.name, SweepFolder.in_storage(storage, "table-x"), tuple(results), smoke, paper)
+    sweep = SweepResult(
+        "table-x", dataset.name, SweepFolder.in_storage(storage, "table-x"), tuple(results), smoke, paper
+    )
     write_trials(sweep)
     return sweep
 

@@ -6,13 +6,14 @@ well, so that a job can be done in any process and done again. Imports neither r
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from detector.checkpoint import recorded_metadata
 from detector.data.cache import load_dataset
-from detector.errors import CandidateStoreError
+from detector.errors import CandidateStoreError, InputError
 from detector.files import write_json
 from detector.models.detector import ScoringRow
 from runyard.locks import held
@@ -24,9 +25,15 @@ from runyard.runs.prepare import ACTIVITY
 from runyard.scoring.inference import store_identity
 from runyard.scoring.rescore import score_one
 from runyard.spec import ExperimentSpec, to_dict
+<<<<<<< HEAD
 from runyard.tracking.journal import Journal
 from runyard.tracking.outcome import journaled
 from runyard.training.launch import Launcher, launch, launch_inference
+=======
+from runyard.tracking.journal import Journal, last_status
+from runyard.training.launch import Launcher, launch, launch_inference
+from runyard.training.outcome import close_journal, journaled, make_reports
+>>>>>>> 55fd812 (A refused sweep is recorded as failed, reports owed by a driver that died are made, the store is asked once; differences in the order of the fields)
 
 JobKind = Literal["train", "infer", "score"]
 
@@ -73,6 +80,24 @@ def perform(job: Job, launcher: Launcher) -> None:
             with journaled(job.journal, job.spec, (job.folder.spec, job.folder.manifest)) as artifacts:
                 launch(job.spec, job.folder, launcher, job.rows)
                 artifacts += make_reports(job.spec, job.folder)
+
+
+def complete_record(spec: ExperimentSpec, folder: RunFolder, journal: Path) -> None:
+    """Do what is missing of an evaluation whose process died after the metrics were written: reports and status.
+
+    Args:
+        journal: the run's for the evaluation that ends its training, else the evaluation's own.
+    """
+    if last_status(journal) == "FINISHED":
+        return
+    with held(folder.lock, ACTIVITY, wait_s=None):
+        if last_status(journal) == "FINISHED":
+            return  # another process was faster
+        artifacts = [(folder.evaluation(spec.scoring_hash).metrics, "evaluation")]
+        if journal == folder.journal:
+            with suppress(InputError):  # its outputs are gone: the metrics are kept all the same
+                artifacts = make_reports(spec, folder)
+        close_journal(journal, "FINISHED", artifacts=artifacts)
 
 
 def _score(job: Job) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from detector.errors import ConfigError
-from runyard.driver.jobs import Job, perform
+from runyard.driver.jobs import Job, complete_record, perform
 from runyard.driver.plan import Plan, make_plan, run_of
 from runyard.driver.progress import RunProgress, SweepProgress
 from runyard.driver.runners import InThisProcess, Perform, Runner
@@ -75,7 +75,7 @@ def run_sweep(
     storage = storage_folder(first)
     check_format(storage)
     uri = resolve_tracking_uri(first.runtime.tracking_uri, storage)
-    check_store(uri)
+    answers = check_store(uri)
     dataset = dataset_name(first)
     folder = SweepFolder.in_storage(storage, f"{name}-{dataset}")
     data = OpenedData()
@@ -95,7 +95,10 @@ def run_sweep(
         runners = _Runners(launcher, runtime_env or {}, max_concurrent, folder, do, console)
         if plan.jobs:
             runners.connect()
-        tracking = SweepTracking(folder, plan, before.labels, uri, writes=writes)
+        for trial in plan.trials:
+            if run_of(trial).evaluation(trial.spec.scoring_hash).metrics.exists():
+                complete_record(trial.spec, run_of(trial), plan.journal_of(trial))
+        tracking = SweepTracking(folder, plan, before.labels, uri, answers=answers, writes=writes)
         status: RunStatus = "FAILED"
         message = ""
         found = Report()

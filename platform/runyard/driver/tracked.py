@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from detector.errors import InputError
 from runyard.driver.plan import Plan, run_of
 from runyard.grid import Trial
 from runyard.reports.report import Report
@@ -23,7 +24,7 @@ from runyard.tracking.journal import Journal, JournalError, RunStatus, last_stat
 from runyard.tracking.outcome import close_journal
 from runyard.tracking.replay import JournalReplayer
 from runyard.tracking.runs import TrackedRun, source_tags
-from runyard.tracking.stores import TrackingUnavailableError, check_store, sqlite_file
+from runyard.tracking.stores import TrackingUnavailableError, sqlite_file
 from runyard.tracking.sync import remember_run, unsent_notice
 from runyard.tracking.uploader import JournalUploader
 
@@ -45,6 +46,7 @@ class SweepTracking:
         labels: Mapping[str, str],
         tracking_uri: str,
         *,
+        answers: bool,
         writes: bool = True,
     ) -> None:
         """Raises TrackingError where the store refuses us.
@@ -52,6 +54,7 @@ class SweepTracking:
         Args:
             labels: text of each trial by trial id.
             tracking_uri: resolved.
+            answers: whether `check_store` found that the store answers.
             writes: False where nothing is to be done: the journals are only uploaded as far as they were not.
         """
         self._folder, self._plan, self._uri, self._writes = folder, plan, tracking_uri, writes
@@ -59,7 +62,6 @@ class SweepTracking:
         self._given_uri = runtime.tracking_uri
         name = folder.root.name
         tracker = functools.cache(functools.partial(open_tracker, tracking_uri, runtime.experiment))
-        answers = _answers(tracking_uri, tracker)
         source = _source_tags()
         parent = TrackedRun(name, name, tags={"sweep": name, "kind": "sweep"} | source)
         children = [(trial, _child(name, trial, labels[trial.id], source)) for trial in plan.trials]
@@ -70,16 +72,13 @@ class SweepTracking:
                 journal.append("artifact", {"path": str(folder.trials), "artifact_path": ""})
             journals = [(plan.journal_of(trial), run) for trial, run in children]
             remember_run(folder, runtime.experiment, parent, journals)
-        if answers:
-            # Refused credentials end the sweep here. A store that is away does not: it is tried again and again.
-            with suppress(TrackingUnavailableError):
-                JournalUploader(folder.journal, tracker(), parent).upload()
+        # A SQLite file that does not exist yet takes MLflow seconds to make: that is left to the replayer.
+        if answers and ((database := sqlite_file(tracking_uri)) is None or database.exists()):
+            self._begin(tracker(), parent)
         self._replayer = JournalReplayer(tracker)
         self._replayer.follow(folder.journal, parent)
         for trial, run in children:
             record = self._record_of(trial)
-            if _is_finished(trial) and last_status(record.journal) != "FINISHED":
-                close_journal(record.journal, "FINISHED")  # its process died, or failed, after all that counts was done
             if not record.tracking.exists():
                 remember_run(record, runtime.experiment, run)
             self._replayer.follow(record.journal, run)
@@ -108,6 +107,17 @@ class SweepTracking:
         left = self._replayer.close(say=lambda text: say(f"  {text}"))
         if notice := unsent_notice(left, self._folder.root, self._uri, self._given_uri):
             say(notice)
+
+    def _begin(self, tracker: "MlflowTracker", parent: TrackedRun) -> None:
+        """Refused credentials end the sweep before it starts. A store that is away does not: it is tried again."""
+        try:
+            with suppress(TrackingUnavailableError):
+                tracker.experiment_id()
+                JournalUploader(self._folder.journal, tracker, parent).upload()
+        except InputError as error:
+            if self._writes:
+                close_journal(self._folder.journal, "FAILED", str(error))
+            raise
 
     def _record_of(self, trial: Trial) -> RecordFolder:
         return RecordFolder(self._plan.journal_of(trial).parent)
@@ -157,20 +167,6 @@ def run_tags(trial: Trial) -> dict[str, str]:
 
 def _is_finished(trial: Trial) -> bool:
     return run_of(trial).evaluation(trial.spec.scoring_hash).metrics.exists()
-
-
-def _answers(uri: str, tracker: "Callable[[], MlflowTracker]") -> bool:
-    """Whether there is a store that answers; TrackingError where it refuses us: the sweep then ends before it starts.
-
-    A SQLite file that does not exist yet takes MLflow seconds to make: that is left to the replayer.
-    """
-    if not check_store(uri) or ((database := sqlite_file(uri)) is not None and not database.exists()):
-        return False
-    try:
-        tracker().experiment_id()
-    except TrackingUnavailableError:
-        return False
-    return True
 
 
 def _child(sweep: str, trial: Trial, label: str, source: Mapping[str, str]) -> TrackedRun:

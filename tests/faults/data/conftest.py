@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from runyard.runs.attempt import journaled, launch, make_reports
+from runyard.training.outcome import journaled, make_reports
 
 from detector.config import DataConfig
 from runyard.runs.folder import RunFolder
 from runyard.runs.prepare import PreparedRun, prepare
 from runyard.spec import ExperimentSpec, SourceConfig
+from runyard.training.launch import launch
 
 CATEGORIES = ({"id": 1, "name": "cat"}, {"id": 2, "name": "dog"})
 BOX = {"category_id": 1, "bbox": [8, 8, 30, 30]}
@@ -129,9 +130,10 @@ def train_on() -> Callable[[ExperimentSpec], Outcome]:
 
     def run(spec: ExperimentSpec) -> Outcome:
         prepared = prepare(spec)
-        with journaled(prepared.folder.journal, prepared.spec, prepared.inputs) as artifacts:
-            metrics = launch(prepared.spec, prepared.folder, "local")
-            artifacts += make_reports(prepared.spec, prepared.folder)
+        folder = prepared.folder
+        with journaled(folder.journal, prepared.spec, (folder.spec, folder.manifest)) as artifacts:
+            metrics = launch(prepared.spec, folder, "local")
+            artifacts += make_reports(prepared.spec, folder)
         return Outcome(prepared, metrics)
 
     return run

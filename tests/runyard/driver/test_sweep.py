@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from runyard.training.outcome import journaled
 
 from detector.config import ScoringConfig
 from detector.data.cache import load_dataset
@@ -27,15 +28,12 @@ from runyard.runs.folder import RunFolder, SweepFolder
 from runyard.scoring.results import SweepResult, load_sweep
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal
-from runyard.training.outcome import journaled
 from tests.runyard.conftest import Work
 
 Rows = Mapping[str, ExperimentSpec]
 
 
-def sweep(
-    rows: Rows, work: Work, *, finish: Finish | None = None, seeds: int = 1, name: str = "table"
-) -> SweepResult:
+def sweep(rows: Rows, work: Work, *, finish: Finish | None = None, seeds: int = 1, name: str = "table") -> SweepResult:
     finish = finish or (lambda result: Report())
     return run_sweep(expand(rows, seeds=seeds), name, launcher="local", finish=finish, do=work)
 
@@ -63,7 +61,9 @@ def test_every_trial_is_a_child_with_the_same_metrics(rows: Rows, work: Work) ->
     assert parent.info.status == "FINISHED"
     assert set(children) == set(rows)
     assert {run.info.status for run in children.values()} == {"FINISHED"}
-    assert {name: run.data.metrics for name, run in children.items()} == {result.labels[r.id]: r.metrics for r in result.results}
+    assert {name: run.data.metrics for name, run in children.items()} == {
+        result.labels[r.id]: r.metrics for r in result.results
+    }
     assert children["0.3"].data.params["scoring.alpha"] == "0.3"
     assert children["0.3"].data.tags["row"] == "0.3"
     assert [r.row for r in result.results] == list(rows)

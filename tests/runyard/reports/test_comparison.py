@@ -147,7 +147,9 @@ def test_a_sweep_is_read_back_from_its_folder(rows, val: Dataset, tmp_path: Path
     assert table_of(read, read.paper[0]) == table_of(sweep, paper)
 
 
-@pytest.mark.parametrize("content", [None, "{", '{"format": 2, "sweep": 1}', '{"format": 2, "sweep": "a", "dataset": "b", "trials": [{}]}'])
+@pytest.mark.parametrize(
+    "content", [None, "{", '{"format": 2, "sweep": 1}', '{"format": 2, "sweep": "a", "dataset": "b", "trials": [{}]}']
+)
 def test_a_folder_that_is_no_sweep_is_refused(tmp_path: Path, content: str | None) -> None:
     folder = tmp_path / "sweeps" / "a"
     folder.mkdir(parents=True)

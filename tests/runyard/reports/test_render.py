@@ -62,7 +62,10 @@ def test_markdown() -> None:
 
 
 def test_latex_escapes_what_latex_would_read() -> None:
-    rows = [TextRow("a_b & 50% {x} \\ ~^#$", {"AP": Spread(0.369, 0.002)}), TextRow("gain", {"AP": Interval(0.01, 0.0, 0.02)})]
+    rows = [
+        TextRow("a_b & 50% {x} \\ ~^#$", {"AP": Spread(0.369, 0.002)}),
+        TextRow("gain", {"AP": Interval(0.01, 0.0, 0.02)}),
+    ]
     assert latex(rows, ["AP"], "Table_2").splitlines() == [
         r"\begin{table}",
         r"  \centering",

@@ -12,8 +12,7 @@ from detector.config import DataConfig
 from detector.data import health
 from detector.data.formats import open_splits
 from detector.data.samples import Dataset
-from runyard.runs import progress_bar
-from runyard.runs import verified_images
+from runyard.runs import progress_bar, verified_images
 from runyard.runs.data import OpenedData
 from runyard.runs.image_check import check_splits
 from runyard.runs.prepare import prepare
