@@ -25,15 +25,9 @@ from runyard.runs.prepare import ACTIVITY
 from runyard.scoring.inference import store_identity
 from runyard.scoring.rescore import score_one
 from runyard.spec import ExperimentSpec, to_dict
-<<<<<<< HEAD
-from runyard.tracking.journal import Journal
-from runyard.tracking.outcome import journaled
-from runyard.training.launch import Launcher, launch, launch_inference
-=======
 from runyard.tracking.journal import Journal, last_status
+from runyard.tracking.outcome import close_journal, journaled
 from runyard.training.launch import Launcher, launch, launch_inference
-from runyard.training.outcome import close_journal, journaled, make_reports
->>>>>>> 55fd812 (A refused sweep is recorded as failed, reports owed by a driver that died are made, the store is asked once; differences in the order of the fields)
 
 JobKind = Literal["train", "infer", "score"]
 
