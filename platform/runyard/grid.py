@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from detector.config.fields import flatten
 from detector.errors import ConfigError
-from detector.fields import flatten
-from runyard.identity import SEED, describe, differing_fields, field_names, setting_of, value_text
 from runyard.spec import ExperimentSpec, from_dict, to_dict
+from runyard.spec.identity import SEED, describe, differing_fields, field_names, setting_of, value_text
 
 
 @dataclass(frozen=True)

@@ -117,11 +117,11 @@ def test_the_three_source_folders_are_found():
     [
         ("detector/engine.py", "def f():\n    import ray.train\n", "detector.engine imports ray"),
         ("detector/engine.py", "from mlflow import log_metric\n", "detector.engine imports mlflow"),
-        ("detector/config.py", "import tyro\n", "detector.config imports tyro"),
+        ("detector/config/__init__.py", "import tyro\n", "detector.config imports tyro"),
         ("detector/engine.py", "from runyard.spec import Spec\n", "detector.engine imports runyard"),
         ("detector/engine.py", "import recipes\n", "detector.engine imports recipes"),
-        ("platform/runyard/spec.py", "from recipes import main\n", "runyard.spec imports recipes"),
-        ("platform/runyard/spec.py", "import experiments.recipes\n", "runyard.spec imports experiments"),
+        ("platform/runyard/spec/__init__.py", "from recipes import main\n", "runyard.spec imports recipes"),
+        ("platform/runyard/spec/__init__.py", "import experiments.recipes\n", "runyard.spec imports experiments"),
         ("platform/runyard/training/local.py", "import ray\n", "runyard.training.local imports ray"),
         ("platform/runyard/cli.py", "import mlflow\n", "runyard.cli imports mlflow"),
         ("experiments/recipes.py", "import ray\n", "experiments.recipes imports ray"),
@@ -157,7 +157,7 @@ def test_each_forbidden_arrow_is_found(tmp_path, file, text, violation):
         "experiments/recipes.py": "import runyard.spec\n",
         "platform/runyard/training/ray_train.py": "import ray\n",
         "platform/runyard/tracking/a.py": "import mlflow\n",
-        "platform/runyard/spec.py": "from detector import config\n",
+        "platform/runyard/spec/__init__.py": "from detector import config\n",
         "experiments/_bootstrap.py": "import os\n",
     }
     for path, content in sound.items():

@@ -1,7 +1,7 @@
 """B1: the trials of a line differ in their seeds only, and one setting stands on one line, whatever was run before.
 
 Random sequences of two or three commands (rows, seeds, axes, options, names) are merged as a driver merges them. The
-references below restate "same setting" and "same but for the IoU head" without `runyard.identity`.
+references below restate "same setting" and "same but for the IoU head" without `runyard.spec.identity`.
 """
 
 import functools

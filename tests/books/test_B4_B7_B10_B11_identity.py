@@ -17,10 +17,10 @@ from detector.config import (
     ScoringConfig,
     TorchvisionRetinaNetConfig,
 )
+from detector.config.fields import identity
 from detector.errors import ConfigError
-from detector.fields import identity
-from runyard.identity import ALL_PARTS, baseline_setting_of, differences, identity_of, setting_of
 from runyard.spec import ExperimentSpec, RuntimeConfig, from_dict, to_dict
+from runyard.spec.identity import ALL_PARTS, baseline_setting_of, differences, identity_of, setting_of
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "identities.json"
 """Hashes of specifications of today. They change only with a default or with the way of hashing, which orphans runs."""

@@ -62,7 +62,7 @@ def littered(tmp_path: Path) -> Path:
     )
     goes = (
         "detector/data/formats/coco.py",
-        "platform/runyard/spec.py",
+        "platform/runyard/spec/__init__.py",
         "experiments/coco_main.py",
         "tests/golden/loss.json",
     )
@@ -77,7 +77,7 @@ def test_litter_is_left_behind(littered, tmp_path):
     sources = {name for name in files if not Path(name).name.startswith(".")}
     assert sources == {
         "detector/data/formats/coco.py",
-        "platform/runyard/spec.py",
+        "platform/runyard/spec/__init__.py",
         "experiments/coco_main.py",
         "tests/golden/loss.json",
     }

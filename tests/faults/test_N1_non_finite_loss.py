@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from runyard.training.outcome import journaled
 from safetensors.torch import load_file
 
 from detector.data.epoch_plan import aspect_groups, epoch_batches, trainable_images
@@ -14,6 +13,7 @@ from runyard.failures import NonFiniteLossError
 from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import effective_metrics, last_status, read
+from runyard.tracking.outcome import journaled
 from runyard.training.launch import launch
 
 POISONED = Path(__file__).with_name("poisoned_rank.py")

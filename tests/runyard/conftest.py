@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from runyard.training.outcome import journaled
 
 from detector.config import ScoringConfig
 from detector.files import write_json
 from runyard.driver.jobs import Job
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal
+from runyard.tracking.outcome import journaled
 from runyard.training.launch import Launcher
 
 

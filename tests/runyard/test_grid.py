@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from detector.config import LossConfig, RetinaNetConfig, ScoringConfig
 from detector.errors import ConfigError
 from runyard.grid import by_training, expand, labels, parse_axis, with_fields
-from runyard.identity import changed_fields
 from runyard.spec import ExperimentSpec, RuntimeConfig
+from runyard.spec.identity import changed_fields
 
 BASELINE = ExperimentSpec(recipe="baseline", model=RetinaNetConfig(iou_head=False))
 IOU = ExperimentSpec(recipe="iou")

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from detector.config import BackboneConfig, DataConfig, LossConfig, OptimConfig, RetinaNetConfig, ScoringConfig
+from detector.config.fields import flatten
 from detector.errors import ConfigError
-from detector.fields import flatten
-from runyard.identity import differences
 from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig, from_dict, to_dict
+from runyard.spec.identity import differences
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 
 import tyro
 
+from detector.config.fields import flatten
 from detector.errors import ConfigError
-from detector.fields import flatten
 from runyard.commandline.options import Options
 from runyard.grid import Trial, expand, parse_axis, with_fields
-from runyard.identity import SEED, digest, parts_of_field
 from runyard.paper import PaperTable
 from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig, against_recipe, to_dict
+from runyard.spec.identity import SEED, digest, parts_of_field
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 Recipe = Callable[[str], ExperimentSpec]

@@ -6,10 +6,10 @@ of the images and reported on the other, or on the validation split and reported
 
 from collections.abc import Mapping, Sequence
 
-from runyard.identity import digest, setting_of
 from runyard.reports.render import cell_text
 from runyard.reports.resampling import best_alpha_on_halves
 from runyard.reports.rows import Resampled, TableRow, baseline_of, gains_of
+from runyard.spec.identity import digest, setting_of
 
 _FEWEST_ALPHAS = 3
 _SPLIT = "data.val_split"

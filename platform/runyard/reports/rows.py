@@ -15,13 +15,13 @@ from detector.data.cache import load_dataset
 from detector.data.samples import Dataset
 from detector.evaluation.bootstrap import METRICS, Interval, mean_difference
 from runyard.grid import line_names
-from runyard.identity import baseline_setting_of, digest, setting_of
 from runyard.paper import ImageSet
 from runyard.reports.render import Spread
 from runyard.reports.resampling import ResampledAP
 from runyard.runs.attempts import commits
 from runyard.scoring.results import TrialResult
 from runyard.spec import ExperimentSpec
+from runyard.spec.identity import baseline_setting_of, digest, setting_of
 
 Resampled = Mapping[str, ResampledAP]
 """Resamples by the results' ids."""

@@ -14,7 +14,7 @@ from detector.data.image_files import FileStatus
 from detector.data.samples import Dataset
 from detector.errors import ConfigError
 from runyard.runs.data_findings import log_mistakes
-from runyard.runs.image_check import check_splits, check_validation, require_usable
+from runyard.runs.images.check import check_splits, check_validation, require_usable
 from runyard.runs.storage import storage_folder
 from runyard.spec import ExperimentSpec
 

@@ -7,7 +7,7 @@ from detector.data.samples import Dataset
 from detector.errors import printable
 from runyard.runs.data import open_unchecked
 from runyard.runs.data_findings import find_mistakes
-from runyard.runs.image_check import CheckedSplit, check_splits, require_usable
+from runyard.runs.images.check import CheckedSplit, check_splits, require_usable
 from runyard.runs.storage import storage_folder
 from runyard.spec import ExperimentSpec
 

@@ -18,7 +18,6 @@ from detector.data.fingerprint import fingerprint
 from detector.data.samples import Dataset
 from detector.errors import ConfigError
 from detector.files import write_bytes, write_json
-from runyard.identity import differences
 from runyard.locks import held
 from runyard.runs.data import OpenedData, dataset_name
 from runyard.runs.folder import RunFolder
@@ -27,6 +26,7 @@ from runyard.runs.names import run_name, safe_name
 from runyard.runs.storage import FORMAT, check_format, not_writable, open_storage, require_format, storage_folder
 from runyard.runs.weights import initial_weights, with_weights_digest
 from runyard.spec import ExperimentSpec, from_dict, starts_from_weights, to_dict
+from runyard.spec.identity import differences
 
 _OTHER_STORAGE = "Use another --storage"
 ACTIVITY = "running this experiment"

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from runyard.training.outcome import journaled, make_reports
 
 from detector.config import DataConfig
 from runyard.runs.folder import RunFolder
 from runyard.runs.prepare import PreparedRun, prepare
 from runyard.spec import ExperimentSpec, SourceConfig
+from runyard.tracking.outcome import journaled, make_reports
 from runyard.training.launch import launch
 
 CATEGORIES = ({"id": 1, "name": "cat"}, {"id": 2, "name": "dog"})

@@ -15,10 +15,10 @@ from runyard.commandline.dry_run import describe_command
 from runyard.commandline.main import run_command
 from runyard.commandline.options import Options
 from runyard.grid import labels
-from runyard.identity import training_hash
 from runyard.runs.folder import RunFolder
 from runyard.runs.storage import FORMAT
 from runyard.spec import ExperimentSpec, to_dict
+from runyard.spec.identity import training_hash
 
 ROWS = ("baseline", "none", "0.5")
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from runyard.training.outcome import journaled
 
 from detector.config import ScoringConfig
 from detector.data.cache import load_dataset
@@ -28,6 +27,7 @@ from runyard.runs.folder import RunFolder, SweepFolder
 from runyard.scoring.results import SweepResult, load_sweep
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal
+from runyard.tracking.outcome import journaled
 from tests.runyard.conftest import Work
 
 Rows = Mapping[str, ExperimentSpec]

@@ -1,7 +1,7 @@
 """Configuration of detectors, losses, optimisation, data and scoring; the defaults are the paper's values.
 
 Frozen dataclasses that bring their values to a canonical form and check them on construction (ConfigError). Each field
-belongs to the identity that `runyard.identity` makes hashes, differences and labels from (`fields.identity`). Imports
+says by its metadata (`fields.identity`) to which identity it belongs: what names weights, images and numbers. Imports
 no torch, so that command lines can show their help at once. Sources: the paper's section 4.1 and MMDetection's defaults
 of 2019.
 """
@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from detector.config.fields import canonicalise, identity
 from detector.errors import ConfigError
-from detector.fields import canonicalise, identity
 
 NUMERICS_VERSION = 1
 """Part of the training identity: raised when a change of the code changes a golden loss."""

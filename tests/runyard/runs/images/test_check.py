@@ -12,12 +12,13 @@ from detector.config import DataConfig
 from detector.data import health
 from detector.data.formats import open_splits
 from detector.data.samples import Dataset
-from runyard.runs import progress_bar, verified_images
 from runyard.runs.data import OpenedData
-from runyard.runs.image_check import check_splits
+from runyard.runs.images import progress_bar
+from runyard.runs.images import verified as verified_images
+from runyard.runs.images.check import check_splits
+from runyard.runs.images.progress_bar import ProgressBar
+from runyard.runs.images.verified import image_keys, memory_of, recall, remember
 from runyard.runs.prepare import prepare
-from runyard.runs.progress_bar import ProgressBar
-from runyard.runs.verified_images import image_keys, memory_of, recall, remember
 from runyard.spec import ExperimentSpec
 
 CONFIG = DataConfig(min_image_side_px=8)

@@ -19,8 +19,8 @@ from detector.data.image_files import FileStatus
 from detector.data.invalid_entries import first_ten
 from detector.data.samples import Dataset, UnusableImage
 from detector.errors import DatasetError
-from runyard.runs.progress_bar import ProgressBar
-from runyard.runs.verified_images import image_keys, memory_of, recall, remember
+from runyard.runs.images.progress_bar import ProgressBar
+from runyard.runs.images.verified import image_keys, memory_of, recall, remember
 
 _REMEDIES = {
     "error": "Mend or remove them (`runyard doctor` looks again), or leave them out with --data.unusable-images skip",

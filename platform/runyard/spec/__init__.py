@@ -1,15 +1,14 @@
 """One experiment as a frozen tree of dataclasses. Imports no torch.
 
 Each field says by its metadata whether it belongs to the weights that training gives, to the images that are evaluated
-or to the way that outputs become numbers (`detector.fields.identity`); `runyard.identity` derives the hashes from that.
-Devices, paths and tracking belong to none of them.
+or to the way that outputs become numbers (`detector.config.fields`); `runyard.spec.identity` derives the hashes from
+that. Devices, paths and tracking belong to none of them.
 """
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from detector import fields
 from detector.config import (
     DataConfig,
     DetectorConfig,
@@ -17,10 +16,11 @@ from detector.config import (
     OptimConfig,
     RetinaNetConfig,
     ScoringConfig,
+    fields,
 )
+from detector.config.fields import canonicalise
 from detector.errors import ConfigError
-from detector.fields import canonicalise, identity
-from runyard.identity import changed_fields, evaluation_hash, training_hash, trial_id, validation_hash
+from runyard.spec.identity import changed_fields, evaluation_hash, training_hash, trial_id, validation_hash
 
 MAX_SEED = 2**63 - 1
 
@@ -49,7 +49,9 @@ class SourceConfig:
     val_images: Path | None = None
     weights_file: Path | None = None
     """Local file of ImageNet weights (.pth or .safetensors) for machines without a network."""
-    weights_digest: str | None = field(default=None, metadata=identity("training", only_with=starts_from_weights))
+    weights_digest: str | None = field(
+        default=None, metadata=fields.identity("training", only_with=starts_from_weights)
+    )
     """SHA-256 of the tensors in `weights_file`, filled in when a run is planned; None for the published weights."""
 
     def __post_init__(self) -> None:
@@ -64,7 +66,7 @@ class RuntimeConfig:
     """Folder of all runs; on a cluster it must be shared by all nodes. None: ./runs (inside a job: a printed one)."""
     name: str | None = None
     """Name of the run's folder. None: recipe, data set and training hash."""
-    workers: int = field(default=1, metadata=identity("training", only_with=depends_on_devices))
+    workers: int = field(default=1, metadata=fields.identity("training", only_with=depends_on_devices))
     """Training processes. They change results with loss.normaliser 'per_device' and backbone.norm 'batch' only."""
     min_workers: int | None = None
     """Ray only: go on with as few while nodes are missing, and with more again when they come; same images a step, same
@@ -72,7 +74,7 @@ class RuntimeConfig:
     gpus_per_worker: int | None = None
     """None: one where the cluster (or this machine) has GPUs, else none."""
     cpus_per_worker: int = 1
-    accumulation: int = field(default=1, metadata=identity("training", only_with=depends_on_devices))
+    accumulation: int = field(default=1, metadata=fields.identity("training", only_with=depends_on_devices))
     """Micro-batches a step and worker; the global batch stays as the spec says. They change results as workers do."""
     loader_workers: int = 0
     """Image loading processes of each worker; 0 loads in the training process."""
@@ -140,14 +142,14 @@ class ExperimentSpec:
 
     recipe: str = "experiment"
     paper: PaperReference = field(default_factory=PaperReference)
-    model: DetectorConfig = field(default_factory=RetinaNetConfig, metadata=identity("training"))
-    loss: LossConfig = field(default_factory=LossConfig, metadata=identity("training"))
-    optim: OptimConfig = field(default_factory=OptimConfig, metadata=identity("training"))
-    data: DataConfig = field(default_factory=DataConfig, metadata=identity("training"))
-    scoring: ScoringConfig = field(default_factory=ScoringConfig, metadata=identity("scoring"))
-    protocol: Literal["coco", "voc"] = field(default="coco", metadata=identity("scoring"))
+    model: DetectorConfig = field(default_factory=RetinaNetConfig, metadata=fields.identity("training"))
+    loss: LossConfig = field(default_factory=LossConfig, metadata=fields.identity("training"))
+    optim: OptimConfig = field(default_factory=OptimConfig, metadata=fields.identity("training"))
+    data: DataConfig = field(default_factory=DataConfig, metadata=fields.identity("training"))
+    scoring: ScoringConfig = field(default_factory=ScoringConfig, metadata=fields.identity("scoring"))
+    protocol: Literal["coco", "voc"] = field(default="coco", metadata=fields.identity("scoring"))
     """COCO metrics, or these and VOC's 11-point and area AP."""
-    seed: int = field(default=0, metadata=identity("training"))
+    seed: int = field(default=0, metadata=fields.identity("training"))
     source: SourceConfig = field(default_factory=SourceConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 

@@ -1,6 +1,6 @@
 """Identity of experiments: which weights, images and numbers are the same, and in which fields two differ.
 
-Everything derives from the metadata of the fields (`detector.fields.identity`): the hashes that name run and evaluation
+Everything derives from the metadata of the fields (`detector.config.fields`): the hashes that name run and evaluation
 folders, the differences that a message lists, which results may be averaged or compared, and the text that tells two
 lines of a table apart. Only what differs from a field's default is hashed, so that a new field changes no existing
 hash; a changed default does (golden identities in the tests). Imports no torch.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from detector.config import IOU_HEAD, NUMERICS_VERSION
-from detector.fields import KIND, Part, condition_of, parts_of, to_dict
+from detector.config.fields import KIND, Part, condition_of, parts_of, to_dict
 
 ALL_PARTS: tuple[Part, ...] = ("training", "validation", "scoring")
 SEED = "seed"
