@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from detector.data.image_files import FileStatus
+from detector.data.images.files import FileStatus
 from detector.data.samples import Dataset
 
 _SAMPLE_BYTES = 4096

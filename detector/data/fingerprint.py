@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detector.data.image_files import FileStatus
+from detector.data.images.files import FileStatus
 from detector.data.samples import Dataset
 from detector.errors import DatasetError
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from detector.data import copies
 from detector.data.copies import repeated_files, shared_images
 from detector.data.formats import open_splits
-from detector.data.image_files import FileStatus
+from detector.data.images.files import FileStatus
 from runyard.runs.doctor import check_data
 from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec

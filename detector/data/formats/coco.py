@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.data.class_list import single_dataset
-from detector.data.image_files import find_images
-from detector.data.image_header import read_sizes
+from detector.data.images.files import find_images
+from detector.data.images.header import read_sizes
 from detector.data.invalid_entries import first_ten
 from detector.data.json_columns import Rows
 from detector.data.json_reading import describe_repeated, read_json_object

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from detector.data.formats.data_format import DataFormat
 from detector.data.formats.voc_folders import VocFiles, find_files, find_trees, image_sets_of
 from detector.data.formats.voc_xml import VocAnnotation, read_voc_xml
-from detector.data.image_header import read_sizes
+from detector.data.images.header import read_sizes
 from detector.data.invalid_entries import first_ten
 from detector.data.parsed_split import ParsedSplit, SourceCategory
 from detector.errors import DatasetError

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from detector.data.image_files import list_files
+from detector.data.images.files import list_files
 from detector.data.invalid_entries import first_ten
 from detector.errors import DatasetError
 

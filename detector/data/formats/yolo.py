@@ -23,8 +23,8 @@ from detector.data.formats.yolo_description import (
     read_description,
 )
 from detector.data.formats.yolo_labels import read_labels
-from detector.data.image_files import list_files
-from detector.data.image_header import read_sizes
+from detector.data.images.files import list_files
+from detector.data.images.header import read_sizes
 from detector.data.invalid_entries import first_ten, short_repr
 from detector.data.parsed_split import ParsedSplit, SourceCategory
 from detector.errors import DatasetError

@@ -10,7 +10,7 @@ import numpy as np
 
 from detector.data.formats import dataset_name as name_of
 from detector.data.formats import open_split, open_splits
-from detector.data.image_files import FileStatus
+from detector.data.images.files import FileStatus
 from detector.data.samples import Dataset
 from detector.errors import ConfigError
 from runyard.runs.data_findings import log_mistakes

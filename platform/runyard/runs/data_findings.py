@@ -3,7 +3,7 @@
 import logging
 
 from detector.data.copies import repeated_files, shared_images
-from detector.data.image_files import FileStatus
+from detector.data.images.files import FileStatus
 from detector.data.invalid_entries import first_ten
 from detector.data.samples import Dataset
 from detector.errors import printable

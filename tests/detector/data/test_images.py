@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from detector.data import image_header
-from detector.data.image_header import read_size
 from detector.data.images import check_image, read_image
+from detector.data.images import header as image_header
+from detector.data.images.header import read_size
 from detector.errors import DatasetError
 
 WIDTH, HEIGHT = 60, 40

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from detector.data.image_header import MAX_PIXELS
+from detector.data.images.header import MAX_PIXELS
 from detector.errors import DatasetError
 from runyard.runs.prepare import prepare
 

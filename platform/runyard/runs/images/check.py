@@ -15,7 +15,7 @@ from pathlib import Path
 from detector.config import DataConfig
 from detector.data.epoch_plan import trainable_images
 from detector.data.health import find_unusable
-from detector.data.image_files import FileStatus
+from detector.data.images.files import FileStatus
 from detector.data.invalid_entries import first_ten
 from detector.data.samples import Dataset, UnusableImage
 from detector.errors import DatasetError

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import PIL
 
-from detector.data.image_files import FileStatus
+from detector.data.images.files import FileStatus
 from detector.data.samples import Dataset
 from detector.files import write_text
 from runyard.runs.folder import safe_name

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from detector.data.image_header import open_image, orientation_of, upright_size
+from detector.data.images.header import open_image, orientation_of, upright_size
 from detector.errors import DatasetError
 
 
