@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from detector.data.sizes import padded_shape
 from detector.data.transforms import Sample
 
 
@@ -59,12 +60,6 @@ class Batch:
             image_index=function(self.image_index),
             image_weight=function(self.image_weight),
         )
-
-
-def padded_shape(sizes: Sequence[tuple[int, int]], divisor: int) -> tuple[int, int]:
-    """(H, W): the smallest multiples of `divisor` that hold every (height, width) of `sizes` (one at least)."""
-    height, width = (max(side) for side in zip(*sizes, strict=True))
-    return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
 
 def collate(samples: Sequence[Sample], size_divisor: int, fillers: int = 0) -> Batch:

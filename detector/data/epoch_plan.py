@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.config import DataConfig
-from detector.data.batching import padded_shape
 from detector.data.samples import Dataset
-from detector.data.transforms import resize_shape
+from detector.data.sizes import padded_shape, resize_shape
 from detector.errors import ConfigError, DatasetError
 
 Indices = NDArray[np.int64]

@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 from detector.config import DataConfig
 from detector.data.images import read_image
 from detector.data.samples import Dataset
+from detector.data.sizes import resize_shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,16 +30,6 @@ class Sample:
     """(G,) int64"""
     image_index: int
     """Position in the data set."""
-
-
-def resize_shape(height: int, width: int, short_side_px: int, long_side_px: int) -> tuple[int, int]:
-    """(h, w) of an image after resizing: as large as fits, its proportions kept (section 4.1; MMDetection's rounding).
-
-    The scale is min(long / max(height, width), short / min(height, width)), each side int(side * scale + 0.5). A side
-    of a very long image that this rounds to 0 becomes 1.
-    """
-    scale = min(long_side_px / max(height, width), short_side_px / min(height, width))
-    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 
 def resize_image(image: Tensor, shape: tuple[int, int]) -> Tensor:

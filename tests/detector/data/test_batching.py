@@ -4,7 +4,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from detector.data.batching import collate, padded_shape
+from detector.data.batching import collate
+from detector.data.sizes import padded_shape
 from detector.data.transforms import Sample
 
 # Hypothesis's time limits would fail on a busy machine.

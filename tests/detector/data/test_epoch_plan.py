@@ -20,7 +20,7 @@ from detector.data.epoch_plan import (
     trainable_images,
 )
 from detector.data.samples import Category, Dataset
-from detector.data.transforms import resize_shape
+from detector.data.sizes import resize_shape
 from detector.errors import ConfigError, DatasetError
 
 # Hypothesis's time limits would fail on a busy machine.

@@ -17,7 +17,7 @@ import PIL
 from detector.data.images.files import FileStatus
 from detector.data.samples import Dataset
 from detector.files import write_text
-from runyard.runs.folder import safe_name
+from runyard.runs.names import safe_name
 
 _FORM = "runyard verified images 1"
 """With another way of checking, raise the number: earlier verdicts then count for nothing."""
