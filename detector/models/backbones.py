@@ -5,6 +5,7 @@ its 3x3 convolution, as in torchvision and in the paper's code.
 """
 
 import math
+import pickle
 import warnings
 from collections.abc import Mapping
 from http.client import HTTPException
@@ -228,7 +229,9 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             content = torch.load(file, map_location="cpu", weights_only=True)
     # Damaged or hostile files surface as any of these, depending on where the reader stumbles.
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        # torch's own text advises to read the file with the right to run code.
+        refused = isinstance(error, pickle.UnpicklingError)
+        reason = "expected tensors and nothing else" if refused else f"{type(error).__name__}: {error}".splitlines()[0]
         raise CheckpointError(
             f"cannot be read as weights ({reason})",
             file=file,
