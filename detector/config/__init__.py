@@ -132,7 +132,7 @@ class RetinaNetConfig:
 
     @property
     def trains_batch_statistics(self) -> bool:
-        """Whether BatchNorm takes its statistics from the images of one device, so that results depend on devices."""
+        """True if BatchNorm takes its statistics from the images of one device, so that results depend on devices."""
         return self.backbone.resolved_norm == "batch"
 
 
@@ -163,7 +163,7 @@ class TorchvisionRetinaNetConfig:
 
     @property
     def trains_batch_statistics(self) -> bool:
-        """Whether BatchNorm takes its statistics from the images of one device: from scratch."""
+        """True if BatchNorm takes its statistics from the images of one device: from scratch."""
         return self.weights == "none"
 
 

@@ -11,7 +11,7 @@ from runyard.failures import SilentWorkerError
 
 
 class TrainContext(Protocol):
-    """What the loop needs to know of its surroundings, and the one thing it tells them."""
+    """Place of a worker in its group, and the report of its checkpoints."""
 
     rank: int
     world_size: int
@@ -57,7 +57,7 @@ def gather_on_first_rank(value: Any, context: TrainContext) -> list[Any]:
 
 
 def silent_worker(error: RuntimeError, timeout_s: float) -> SilentWorkerError | None:
-    """What a failed collective operation means to a person; None for any other error."""
+    """Plain form of a failed collective operation; None for any other error."""
     text = str(error)
     if not (isinstance(error, dist.DistError) or "gloo" in text):
         return None

@@ -22,7 +22,7 @@ Recipe = Callable[[str], ExperimentSpec]
 
 @dataclass(frozen=True)
 class Table:
-    """What an entry point offers."""
+    """A table that an entry point runs."""
 
     name: str
     """Name of the sweep before options are added to it."""
@@ -36,7 +36,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Command:
-    """What a command line asks for."""
+    """A sweep that a command line asks for."""
 
     name: str
     """Name of the sweep: other options make another sweep; other rows, seeds and axes let it grow."""

@@ -1,4 +1,4 @@
-"""What a dry run prints: trainings with the trials that share them, what they need, and a cost estimate."""
+"""Output of a dry run: trainings with the trials that share them, what they need, and a cost estimate."""
 
 import functools
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How to look at results in the MLflow UI."""
+"""Way to the results in the MLflow UI."""
 
 import os
 import shlex
@@ -15,7 +15,7 @@ from runyard.tracking.ui import ui_command
 
 
 def how_to_browse(spec: ExperimentSpec) -> str:
-    """What to type, and which page to open, to see the runs of a located spec; never raises."""
+    """Command and address that show the runs of a located spec in the MLflow UI; never raises."""
     storage = storage_folder(spec)
     uri = resolve_tracking_uri(spec.runtime.tracking_uri, storage)
     page = ""

@@ -1,4 +1,4 @@
-"""What is done of a sweep and what is left to do: trials meet the run folders.
+"""Plan of a sweep: its trials meet the run folders, and what is left to do becomes jobs.
 
 Only what the runs leave behind is asked: a trial is finished when the metrics of its evaluation lie in the folder of
 its training, whichever command put them there.

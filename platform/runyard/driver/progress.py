@@ -151,7 +151,7 @@ class SweepProgress(_BackgroundPrinter):
 
 
 class _Steps:
-    """How far a running job's training has come."""
+    """Position of a running job's training."""
 
     def __init__(self, job: Job) -> None:
         self._label = job.label

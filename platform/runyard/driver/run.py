@@ -149,7 +149,7 @@ def run_one(spec: ExperimentSpec, name: str | None = None, **options: Any) -> Tr
 
 
 class _Sweep:
-    """What a sweep's results are made from."""
+    """Source of a sweep's results."""
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ class ResampledAP:
     """Images in each half."""
 
     def half(self, side: int, metric: str = "AP") -> float:
-        """Of one half."""
+        """Metric of one half."""
         return float(metric_of(self.halves[side : side + 1], metric)[0])
 
 
@@ -49,7 +49,7 @@ def resampled_ap(result: TrialResult) -> ResampledAP:
                 first, second = stored["sizes"].tolist()
                 return ResampledAP(stored["draws"], stored["halves"], (first, second))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # there is none, or it is damaged
+        pass  # missing or damaged
     dataset, table = result.load_detections()
     half = image_halves(dataset)
     weights = np.concatenate([image_draws(len(dataset), RESAMPLES, SEED), [half == 0, half == 1]])

@@ -44,7 +44,7 @@ class Images:
         return cls(dataset.name, len(dataset), len(dataset.categories), len(dataset.labels))
 
     def are(self, published: ImageSet) -> bool:
-        """Whether they are those of a published data set; objects are compared where they are known."""
+        """True if they are those of a published data set; objects are compared where they are known."""
         same = (self.images, self.classes) == (published.images, published.classes)
         return same and published.objects in (None, self.objects)
 
@@ -71,7 +71,7 @@ class TableRow:
 
     @property
     def oracle(self) -> bool:
-        """Whether the boxes are ranked by their true IoU."""
+        """True if the boxes are ranked by their true IoU."""
         return self.results[0].oracle
 
     @property

@@ -36,7 +36,7 @@ _SETTINGS: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 9.5,
     "lines.linewidth": 1.8,
-    # A class or run name may hold a dollar sign; it is no formula.
+    # A class or run name may hold a dollar sign, which does not begin a formula.
     "text.parse_math": False,
 }
 

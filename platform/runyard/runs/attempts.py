@@ -16,7 +16,7 @@ from runyard.spec import ExperimentSpec
 
 
 def describe_start() -> dict[str, Any]:
-    """What a driver says of itself: command line and sources; the same for all runs that it starts."""
+    """Command line and sources of this driver; the same for all runs that it starts."""
     source = describe_source(source_root())
     return {
         "command": shlex.join(redacted_command(sys.argv)),

@@ -33,5 +33,5 @@ def final_checkpoint(folder: RunFolder) -> Path:
 
 
 def is_trained(folder: RunFolder, begun: ExperimentSpec) -> bool:
-    """Whether the training is finished: it ends with the evaluation that the run was begun with."""
+    """True if the training is finished: it ends with the evaluation that the run was begun with."""
     return folder.evaluation(begun.scoring_hash).metrics.exists() and bool(folder.checkpoints())

@@ -132,7 +132,7 @@ class RunFolder(RecordFolder):
 
 @dataclass(frozen=True)
 class SweepFolder(RecordFolder):
-    """What a sweep keeps besides the folders of its runs."""
+    """Files of a sweep besides the folders of its runs."""
 
     @classmethod
     def in_storage(cls, storage: Path, name: str) -> "SweepFolder":

@@ -1,4 +1,4 @@
-"""What a result was made with: sources, versions, machine, data and seeds, so that it can be made again.
+"""Manifest of a result: sources, versions, machine, data and seeds, so that it can be made again.
 
 No secret enters: the environment is not recorded, and credentials inside URIs and arguments are taken out of whatever
 is (command line, differences to the last commit).
@@ -71,7 +71,7 @@ def source_root() -> Path:
 
 
 def describe_source(root: Path) -> dict[str, Any]:
-    """Which sources ran: a hash of the files always, and the commit where it is known.
+    """Sources that ran: a hash of the files always, and the commit where it is known.
 
     Keys: `files_sha256`; `git_sha`, and where it comes from in `git_sha_from` ('git', 'RUNYARD_GIT_SHA' or None);
     `dirty` (None where unknown); `diff`, the tracked files' difference to the commit, at most 200,000 characters, with
@@ -105,7 +105,7 @@ def describe_machine() -> dict[str, Any]:
     }
     if hasattr(os, "sysconf"):
         machine["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    # A driver process without torch has no business starting CUDA; whoever trains has imported it already.
+    # A driver process without torch must not start CUDA; a process that trains has imported torch already.
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -156,7 +156,7 @@ def _hash_files(root: Path) -> str:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """Standard output of a git command, None where there is no git, no repository, or no answer in time."""
+    """Standard output of a git command, None without git, without a repository, or without an answer in time."""
     try:
         command = ["git", "-C", str(root), *arguments]
         result = subprocess.run(command, capture_output=True, timeout=_GIT_TIMEOUT_S, check=True)

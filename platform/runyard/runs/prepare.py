@@ -47,7 +47,7 @@ class PreparedRun:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What the run was begun with."""
+        """Manifest that the run was begun with."""
         content: dict[str, Any] = json.loads(self.folder.manifest.read_text())
         return content
 

@@ -20,7 +20,7 @@ def default_storage() -> Path:
 
 
 def in_ray_job() -> bool:
-    """Whether this process is the driver of a job that was submitted to a cluster."""
+    """True if this process is the driver of a job that was submitted to a cluster."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 

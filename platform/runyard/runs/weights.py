@@ -16,7 +16,7 @@ from detector.config import BackboneConfig, RetinaNetConfig
 from detector.errors import ConfigError
 from runyard.spec import ExperimentSpec, starts_from_weights
 
-# torchvision, which the backbones need, takes a second to import: only whoever has weights to read waits for it.
+# torchvision, which the backbones need, takes a second to import: only a run with weights to read waits for it.
 
 
 def with_weights_digest(spec: ExperimentSpec) -> ExperimentSpec:

@@ -26,12 +26,12 @@ MAX_SEED = 2**63 - 1
 
 
 def depends_on_devices(spec: "ExperimentSpec") -> bool:
-    """Whether the trained weights depend on how a step's images are shared out over workers and micro-batches."""
+    """True if the trained weights depend on how a step's images are shared out over workers and micro-batches."""
     return spec.model.trains_batch_statistics or spec.loss.normaliser == "per_device"
 
 
 def starts_from_weights(spec: "ExperimentSpec") -> bool:
-    """Whether training starts from weights rather than from random numbers."""
+    """True if training starts from weights rather than from random numbers."""
     return spec.model.initial_weights != "none"
 
 

@@ -15,7 +15,7 @@ Artifact = tuple[Path, str]
 def journaled(journal: Path, params: ExperimentSpec, inputs: Sequence[Path] = ()) -> Iterator[list[Artifact]]:
     """Write RUNNING on entry and how it ended on exit; files put into the list it gives become artifacts.
 
-    The journal is closed in between: whoever does the work may write to it.
+    The journal is closed in between: the process that does the work may write to it.
     """
     with Journal(journal) as writer:
         writer.append("status", {"status": "RUNNING", "message": ""})

@@ -25,11 +25,11 @@ OBJECT_STORE_BYTES = 200_000_000
 
 
 LEAST_CPUS = 2
-"""CPUs of a cluster that we start: the demo's two workers share a single core where there is no more."""
+"""CPUs of a cluster that we start: the demo's two workers share a core on a machine that has one."""
 
 
 def is_connected() -> bool:
-    """Whether this process is connected to a cluster."""
+    """True if this process is connected to a cluster."""
     return bool(ray.is_initialized())
 
 

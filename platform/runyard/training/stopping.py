@@ -32,7 +32,7 @@ def request_stop(folder: RunFolder) -> None:
 def stops_on_signals(folder: RunFolder, *, first_rank: bool = True, grace_s: float = GRACE_S) -> Iterator[None]:
     """While entered, SIGTERM, SIGHUP and Ctrl-C ask the run to stop; an earlier request is withdrawn on entry.
 
-    A run that stops, whoever asked, ends in KeyboardInterrupt: `Terminated`, unless it was Ctrl-C. Outside the main
+    A run that stops on any request ends in KeyboardInterrupt: `Terminated`, unless it was Ctrl-C. Outside the main
     thread no signal can be caught; `request_stop` works there too.
 
     Args:
