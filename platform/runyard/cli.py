@@ -14,7 +14,8 @@ import tyro
 
 from detector.config import DataConfig
 from runyard.commandline import main as entry
-from runyard.spec import ExperimentSpec, RuntimeConfig, SourceConfig
+from runyard.commandline.options import SourceOptions
+from runyard.spec import ExperimentSpec, RuntimeConfig
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Detect:
 class Doctor:
     """Check a data set as a run would use it: every image decoded, every box looked at."""
 
-    source: Annotated[SourceConfig, tyro.conf.arg(name="")] = field(default_factory=SourceConfig)
+    source: Annotated[SourceOptions, tyro.conf.arg(name="")] = field(default_factory=SourceOptions)
     data: DataConfig = field(default_factory=DataConfig)
     storage: Path | None = None
     """Folder of all runs, which then need not look at these images again. None: as for a run."""
