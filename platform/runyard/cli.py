@@ -137,10 +137,12 @@ class Sync:
     def run(self) -> None:
         """Upload and print the number of records."""
         from runyard.runs.folder import RunFolder
+        from runyard.runs.storage import check_format
         from runyard.tracking.stores import resolve_tracking_uri
         from runyard.tracking.sync import storage_of, sync
 
         folder = RunFolder(self.folder.resolve())
+        check_format(storage_of(folder.root))
         uri = resolve_tracking_uri(self.tracking_uri, storage_of(folder.root))
         print(f"{sync(folder, uri)} records uploaded")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from detector.data.synthetic import generate_shapes
 from detector.errors import ConfigError
-from runyard.runs.storage import storage_folder
+from runyard.runs.storage import check_format, storage_folder
 from runyard.spec import ExperimentSpec
 
 SMOKE_IMAGES = (32, 16, 96)
@@ -21,7 +21,11 @@ def with_smoke_data(spec: ExperimentSpec) -> ExperimentSpec:
 
 
 def generated_data(folder: Path, train_images: int, val_images: int, image_size: int) -> Path:
-    """`generate_shapes` with seed 0; ConfigError where the folder cannot be written."""
+    """`generate_shapes` with seed 0 in a folder of the storage folder.
+
+    Raises ConfigError where it cannot be written, and for a storage folder of another format.
+    """
+    check_format(folder.parent)
     try:
         return generate_shapes(folder, train_images=train_images, val_images=val_images, image_size=image_size, seed=0)
     except OSError as error:

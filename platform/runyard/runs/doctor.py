@@ -8,18 +8,19 @@ from detector.errors import printable
 from runyard.runs.data import open_unchecked
 from runyard.runs.data_findings import find_mistakes
 from runyard.runs.images.check import CheckedSplit, check_splits, require_usable
-from runyard.runs.storage import storage_folder
+from runyard.runs.storage import check_format, storage_folder
 from runyard.spec import ExperimentSpec
 
 LISTED = 100
 
 
 def check_data(spec: ExperimentSpec, console: Console | None = None) -> None:
-    """Check both splits of the spec as a run does before it starts, and prints what they are like.
+    """Check both splits of the spec as a run does before it starts, and print what they are like.
 
-    Raises InputError where a run would refuse to start.
+    Raises InputError where a run would refuse to start. Verified images are noted in the storage folder.
     """
     console = console or Console()
+    check_format(storage_folder(spec))
     train, val = open_unchecked(spec)
     splits = check_splits(train, val, spec.data, storage_folder(spec))
     for split, opened in zip(splits, (train, val), strict=True):

@@ -52,6 +52,12 @@ def run_name(recipe: str, training_hash: str) -> str:
     return f"{safe_name(recipe)}-{short_hash(training_hash)}"
 
 
+def is_run_name(name: str, training_hash: str) -> bool:
+    """Whether `run_name` may have given the name to a training: harmless, and ends in its hash."""
+    harmless = name.replace(_ESCAPE, "_")
+    return safe_name(harmless) == harmless and name.endswith(f"-{short_hash(training_hash)}")
+
+
 def short_hash(text: str) -> str:
     """A hash as it stands in file names."""
     return safe_name(text[:_HASH_LENGTH_IN_NAMES])

@@ -22,7 +22,7 @@ from runyard.locks import held
 from runyard.runs.data import OpenedData, dataset_name
 from runyard.runs.folder import RunFolder
 from runyard.runs.manifest import build_manifest, without_secrets
-from runyard.runs.names import run_name, safe_name
+from runyard.runs.names import is_run_name, run_name, safe_name
 from runyard.runs.storage import FORMAT, check_format, not_writable, open_storage, require_format, storage_folder
 from runyard.runs.weights import initial_weights, with_weights_digest
 from runyard.spec import ExperimentSpec, from_dict, starts_from_weights, to_dict
@@ -107,7 +107,7 @@ def locate(spec: ExperimentSpec) -> tuple[ExperimentSpec, RunFolder]:
     storage = storage_folder(spec)
     check_format(storage)
     name = spec.runtime.name or run_name(f"{spec.recipe}-{dataset_name(spec)}", spec.training_hash)
-    if safe_name(name) != name:
+    if safe_name(name) != name and not is_run_name(name, spec.training_hash):
         remedy = f"Try {safe_name(name)}"
         raise ConfigError("cannot be the name of a folder", field="runtime.name", value=name, remedy=remedy)
     uri = spec.runtime.tracking_uri

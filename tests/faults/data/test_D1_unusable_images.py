@@ -15,7 +15,7 @@ from PIL import Image
 
 from detector.errors import ConfigError, DatasetError
 from runyard.cli import main
-from runyard.runs.prepare import prepare
+from runyard.runs.prepare import prepare, skipped_text
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import read
 
@@ -103,7 +103,7 @@ def test_D1_a_run_that_skips_lists_them_and_says_how_many_its_result_lacks(
         add_odd_but_sound(split, picture)
     outcome = train_on(spec_of(data, unusable_images="skip", max_skipped_fraction=0.5))
     assert (outcome.prepared.train_images, outcome.prepared.val_images) == (17, 16)
-    assert outcome.prepared.skipped == "train 10, val 10"
+    assert skipped_text(outcome.folder, outcome.prepared.spec) == "train 10, val 10"
     assert outcome.metrics["val/images"] == 16
     assert outcome.metrics["val/skipped_images"] == len(UNUSABLE)
     listed = json.loads(outcome.folder.manifest.read_text())["skipped_images"]
@@ -178,7 +178,7 @@ def test_D1_nobody_looks_where_the_user_says_so(data, spec_of: Callable) -> None
         return replace(spec, runtime=replace(spec.runtime, check_images=False))
 
     assert prepare(unchecked(spec_of(data))).train_images == 3
-    with pytest.raises(ConfigError, match="images that nobody looked at cannot be skipped"):
+    with pytest.raises(ConfigError, match=r"data\.unusable_images: 'skip' needs the image check"):
         prepare(unchecked(spec_of(data, unusable_images="skip")))
 
 

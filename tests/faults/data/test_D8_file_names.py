@@ -45,7 +45,7 @@ def test_D8_a_run_reads_them_and_lists_the_broken_ones(named, spec_of: Callable,
     assert [str(path.relative_to(named.root / "val")) for path in val.image_paths[1:]] == list(NAMES)
     assert [image.path.name for image in val.skipped] == list(BROKEN)
     assert {row["image_id"] for row in outcome.detections} <= set(val.image_ids)
-    assert outcome.folder.evaluations()[0].galleries()
+    assert list((outcome.folder.evaluations()[0].root / "gallery").glob("*.png"))
     assert [record for record in read(outcome.folder.journal) if record.kind == "status"]
 
 
