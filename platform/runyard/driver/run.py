@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from detector.data.epoch_plan import trainable_images
 from detector.errors import ConfigError
 from runyard.driver.jobs import Job, complete_record, perform
 from runyard.driver.plan import Plan, make_plan, run_of
@@ -26,7 +27,7 @@ from runyard.reports.report import Report, report
 from runyard.runs.data import OpenedData, dataset_name
 from runyard.runs.folder import SweepFolder
 from runyard.runs.prepare import skipped_text
-from runyard.runs.storage import check_format, open_storage, storage_folder
+from runyard.runs.storage import check_storage, open_storage, storage_folder
 from runyard.scoring.results import SweepResult, TrialResult, load_sweep, merge_results, read_result, write_trials
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import RunStatus, last_status
@@ -73,7 +74,7 @@ def run_sweep(
     trials = list({trial.id: trial for trial in trials}.values())  # the generated set has one selection of images
     first = trials[0].spec
     storage = storage_folder(first)
-    check_format(storage)
+    check_storage(storage)
     uri = resolve_tracking_uri(first.runtime.tracking_uri, storage)
     answers = check_store(uri)
     dataset = dataset_name(first)
@@ -88,7 +89,7 @@ def run_sweep(
         sweep = _Sweep(folder, dataset, smoke, tuple(paper), plan, earlier)
         before = sweep.results()
         _check_same_data(before)
-        _announce(before, plan, console)
+        _announce(before, plan, data, console)
         writes = bool(plan.jobs) or len(earlier) < len(before.results) or last_status(folder.journal) != "FINISHED"
         if writes:
             write_trials(before)
@@ -240,7 +241,7 @@ def _run_stages(plan: Plan, runners: _Runners, console: Console) -> dict[str, Fa
     return failures
 
 
-def _announce(sweep: SweepResult, plan: Plan, console: Console) -> None:
+def _announce(sweep: SweepResult, plan: Plan, data: OpenedData, console: Console) -> None:
     left = sum(bool(plan.needs[trial.id]) for trial in plan.trials)
     to_do = f"{left} to do" if left else "finished before; nothing to do"
     trials = "1 trial" if len(plan.trials) == 1 else f"{len(plan.trials)} trials"
@@ -254,6 +255,23 @@ def _announce(sweep: SweepResult, plan: Plan, console: Console) -> None:
         if skipped := skipped_text(folder, trial.spec):
             text = f"  {names[trial.id]}: left out as unusable, listed in {folder.manifest.name}: {skipped}"
             console.print(text, style="yellow", highlight=False, soft_wrap=True, markup=False)
+    for job in plan.jobs:
+        if job.kind == "train" and (remark := _warmup_remark(job.spec, data)):
+            text = f"  {job.label}: {remark}"
+            console.print(text, style="yellow", highlight=False, soft_wrap=True, markup=False)
+
+
+def _warmup_remark(spec: ExperimentSpec, data: OpenedData) -> str | None:
+    """Sentence on a warm-up that does not end before the training does; None where it ends."""
+    train, _ = data.splits(spec)
+    optim = spec.optim
+    steps = optim.epochs * -(-len(trainable_images(train, spec.data)) // optim.batch_size)
+    if optim.warmup_steps <= steps:
+        return None
+    return (
+        f"the warm-up of {optim.warmup_steps} steps is longer than the training of {steps} steps, so the learning rate "
+        "never reaches its full value; --optim.warmup-steps shortens it"
+    )
 
 
 def _check_same_data(sweep: SweepResult) -> None:

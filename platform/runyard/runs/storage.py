@@ -1,5 +1,6 @@
 """The storage folder of all runs, and the format in which they are kept there."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -51,6 +52,16 @@ def open_storage(storage: Path) -> None:
             raise PermissionError(13, "Permission denied")
     except OSError as error:
         raise not_writable(storage, error) from error
+
+
+def check_storage(storage: Path) -> None:
+    """ConfigError for a storage folder of another format, and for one that cannot be created or written; reads only."""
+    existing = next(path for path in (storage, *storage.parents) if path.exists())
+    if not existing.is_dir():
+        raise not_writable(storage, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise not_writable(storage, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    check_format(storage)
 
 
 def check_format(storage: Path) -> None:

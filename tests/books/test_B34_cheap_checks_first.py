@@ -1,0 +1,67 @@
+"""B34: storage and tracking are checked before any image is decoded; a warm-up without an end is remarked."""
+
+import io
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from detector.errors import DatasetError, InputError
+from runyard.driver.run import run_one
+from runyard.reports.report import Report
+from runyard.spec import ExperimentSpec
+from tests.runyard.conftest import Work
+
+
+@pytest.fixture
+def unreadable(spec: ExperimentSpec, tmp_path: Path) -> ExperimentSpec:
+    """A run whose images cannot be decoded, so that any error before the images are read is told apart."""
+    assert spec.source.data is not None
+    copy = shutil.copytree(spec.source.data, tmp_path / "data")
+    for path in (*(copy / "train").iterdir(), *(copy / "val").iterdir()):
+        path.write_bytes(b"no image")
+    return replace(spec, source=replace(spec.source, data=copy))
+
+
+def run(spec: ExperimentSpec, work: Work, **runtime: Any) -> str:
+    """What the driver says of a run."""
+    console = Console(file=io.StringIO(), width=300)
+    run_one(
+        replace(spec, runtime=replace(spec.runtime, **runtime)),
+        "tiny",
+        launcher="local",
+        do=work,
+        finish=lambda result: Report(),
+        console=console,
+    )
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_B34_the_images_are_what_is_found_last(unreadable: ExperimentSpec, work: Work, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DatasetError):
+        run(unreadable, work)
+    for runtime, message in (
+        ({"storage": tmp_path / "file"}, r"runtime\.storage: cannot be written"),
+        ({"storage": tmp_path / "file" / "runs"}, r"runtime\.storage: cannot be written"),
+        ({"storage": Path("s3://bucket/runs")}, r"runtime\.storage: must be a folder"),
+        ({"tracking_uri": "ftp://host/mlflow"}, "expected a tracking store that MLflow 3 accepts"),
+        ({"tracking_uri": f"sqlite:///{tmp_path}"}, "tracking"),
+    ):
+        with pytest.raises(InputError, match=message) as caught:
+            run(unreadable, work, **runtime)
+        assert not isinstance(caught.value, DatasetError)
+    assert work.done == []
+
+
+def test_B34_a_warm_up_that_is_longer_than_the_training_is_remarked(spec: ExperimentSpec, work: Work) -> None:
+    assert spec.data.train_limit == 12
+    said = run(replace(spec, optim=replace(spec.optim, warmup_steps=500)), work)
+    assert "the warm-up of 500 steps is longer than the training of 2 steps" in said
+    assert "--optim.warmup-steps" in said
+    for warmup_steps in (1, 2):
+        said = run(replace(spec, optim=replace(spec.optim, warmup_steps=warmup_steps)), work)
+        assert "warm-up" not in said
