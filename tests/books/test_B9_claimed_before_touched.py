@@ -21,6 +21,8 @@ from runyard.spec import ExperimentSpec, to_dict
 from runyard.training import local
 from tests.runyard.conftest import Work
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
 import sys

@@ -1,4 +1,4 @@
-"""A storage folder of format 1, written by version 0.1.0: every command refuses it in one sentence, changing nothing."""
+"""A storage folder of format 1, that 0.1.0 wrote: every command refuses it in one sentence, and touches none of it."""
 
 import hashlib
 import json

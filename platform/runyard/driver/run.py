@@ -26,13 +26,13 @@ from runyard.paper import PaperTable
 from runyard.reports.report import Report, report
 from runyard.runs.data import OpenedData, dataset_name
 from runyard.runs.folder import SweepFolder
-from runyard.runs.prepare import skipped_text
+from runyard.runs.prepare import locate, skipped_text
 from runyard.runs.storage import check_storage, open_storage, storage_folder
 from runyard.scoring.results import SweepResult, TrialResult, load_sweep, merge_results, read_result, write_trials
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import RunStatus, last_status
 from runyard.tracking.stores import check_store, resolve_tracking_uri
-from runyard.training.launch import Launcher
+from runyard.training.launch import Launcher, check_launcher
 
 Finish = Callable[[SweepResult], Report]
 """Called with the results; returns what the sweep's run keeps."""
@@ -77,6 +77,8 @@ def run_sweep(
     check_storage(storage)
     uri = resolve_tracking_uri(first.runtime.tracking_uri, storage)
     answers = check_store(uri)
+    if launcher == "local":
+        _check_machine(trials)
     dataset = dataset_name(first)
     folder = SweepFolder.in_storage(storage, f"{name}-{dataset}")
     data = OpenedData()
@@ -96,6 +98,7 @@ def run_sweep(
         runners = _Runners(launcher, runtime_env or {}, max_concurrent, folder, do, console)
         if plan.jobs:
             runners.connect()
+            runners.check(plan.jobs)
         for trial in plan.trials:
             if run_of(trial).evaluation(trial.spec.scoring_hash).metrics.exists():
                 complete_record(trial.spec, run_of(trial), plan.journal_of(trial))
@@ -208,6 +211,12 @@ class _Runners:
             self._console.print("  starting Ray", style="dim")
             ray_cluster.connect(self._runtime_env)
 
+    def check(self, jobs: Sequence[Job]) -> None:
+        """ConfigError where the launcher cannot hold the workers of a training or an inference."""
+        for job in jobs:
+            if job.kind != "score":
+                check_launcher(job.spec, self._launcher)
+
     def of_stage(self, jobs: Sequence[Job]) -> Runner:
         """Runner of the jobs of one stage."""
         if self._launcher == "local" or len(jobs) == 1:
@@ -239,6 +248,14 @@ def _run_stages(plan: Plan, runners: _Runners, console: Console) -> dict[str, Fa
             if ready:
                 failures |= runners.of_stage(ready).run(ready, progress.on_state)
     return failures
+
+
+def _check_machine(trials: Sequence[Trial]) -> None:
+    """ConfigError where this machine cannot run the workers of an unfinished trial; before any data is opened."""
+    for trial in trials:
+        spec, folder = locate(trial.spec)
+        if not folder.evaluation(spec.scoring_hash).metrics.exists():
+            check_launcher(spec, "local")
 
 
 def _announce(sweep: SweepResult, plan: Plan, data: OpenedData, console: Console) -> None:

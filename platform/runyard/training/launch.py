@@ -34,6 +34,18 @@ def launch(
         return ray_train.launch(spec, folder, rows)
 
 
+def check_launcher(spec: ExperimentSpec, launcher: Launcher) -> None:
+    """ConfigError where this machine, or the connected Ray cluster, cannot hold the workers of a spec."""
+    if launcher == "local":
+        from runyard.training import local
+
+        local.check_machine(spec)
+        return
+    from runyard.training import ray_train
+
+    ray_train.check_resources(spec, ray_train.gpus_per_worker(spec))
+
+
 def launch_inference(spec: ExperimentSpec, folder: RunFolder, launcher: Launcher, rows: Sequence[ScoringRow]) -> None:
     """Store a finished run's outputs on the spec's evaluated images, for `rows`."""
     if launcher == "local":

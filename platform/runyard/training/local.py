@@ -55,16 +55,22 @@ def launch(spec: ExperimentSpec, folder: RunFolder, rows: Sequence[ScoringRow] =
 
     Raises ConfigError for more workers than there are processes.
     """
+    check_machine(spec)
     context = LocalContext(use_gpu=_use_gpu(spec))
-    if spec.runtime.workers not in (1, context.world_size):
+    with process_group(context, spec.runtime.collective_timeout_s):
+        return train(spec, folder, context, rows)
+
+
+def check_machine(spec: ExperimentSpec) -> None:
+    """ConfigError for more workers than there are processes, and for GPUs on a machine without one."""
+    if spec.runtime.workers not in (1, LocalContext(use_gpu=False).world_size):
         raise ConfigError(
             "the plain launcher trains in one process",
             field="runtime.workers",
             value=spec.runtime.workers,
             remedy="Leave --workers out, use Ray, or start runyard.training.local with torchrun",
         )
-    with process_group(context, spec.runtime.collective_timeout_s):
-        return train(spec, folder, context, rows)
+    _use_gpu(spec)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -148,7 +154,12 @@ def _use_gpu(spec: ExperimentSpec) -> bool | None:
     """Whether a worker gets a GPU; None leaves it to what the machine has."""
     gpus = spec.runtime.gpus_per_worker
     if gpus and not torch.cuda.is_available():
-        raise ConfigError("this machine has no GPU that torch can use", field="runtime.gpus_per_worker", value=gpus)
+        raise ConfigError(
+            "this machine has no GPU that torch can use",
+            field="runtime.gpus_per_worker",
+            value=gpus,
+            remedy="Leave --gpus-per-worker out to train on the CPU",
+        )
     return None if gpus is None else gpus > 0
 
 

@@ -204,13 +204,20 @@ def _progress(folder: RunFolder) -> str | None:
 def gpus_per_worker(spec: ExperimentSpec) -> int:
     """GPUs of one worker: what the spec says, else one where the cluster has any and none where it has none.
 
-    Raises ConfigError where the cluster has GPUs, but fewer than (the fewest) workers: training on CPUs in their place
-    has to be asked for.
+    Raises ConfigError where the cluster has GPUs, but fewer than (the fewest) workers, and where an autoscaler may still
+    add nodes with GPUs: training on CPUs in their place has to be asked for.
     """
     if spec.runtime.gpus_per_worker is not None:
         return spec.runtime.gpus_per_worker
     have, workers = int(ray.cluster_resources().get("GPU", 0)), spec.runtime.min_workers or spec.runtime.workers
-    if 0 < have < workers:
+    if _autoscales():
+        if have == 0:
+            raise ConfigError(
+                "the cluster has no GPU yet, and GPUs of nodes that are added on demand are not known",
+                field="runtime.gpus_per_worker",
+                remedy="Say --gpus-per-worker 1, or 0 to train on CPUs",
+            )
+    elif 0 < have < workers:
         raise ConfigError(
             f"the cluster has {have} GPUs for {workers} workers",
             field="runtime.workers",
@@ -220,12 +227,17 @@ def gpus_per_worker(spec: ExperimentSpec) -> int:
     return int(have > 0)
 
 
+def _autoscales() -> bool:
+    """Whether nodes are added on demand, so that the cluster as it stands does not tell what it can hold."""
+    return bool(os.environ.get("RUNYARD_AUTOSCALING"))
+
+
 def check_resources(spec: ExperimentSpec, gpus: int) -> None:
     """ConfigError where the cluster, as it stands and without an autoscaler, is too small for the (fewest) workers."""
     have = ray.cluster_resources()
     workers = spec.runtime.min_workers or spec.runtime.workers
     for kind, needed in (("CPU", workers * spec.runtime.cpus_per_worker), ("GPU", workers * gpus)):
-        if needed > have.get(kind, 0) and not os.environ.get("RUNYARD_AUTOSCALING"):
+        if needed > have.get(kind, 0) and not _autoscales():
             raise ConfigError(
                 f"{workers} workers need {needed} {kind}, the cluster has {have.get(kind, 0):g}",
                 field="runtime.workers",
