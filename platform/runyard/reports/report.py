@@ -17,13 +17,12 @@ from runyard.reports.plots import ConfidencePanel, plot_ap_by_iou, plot_confiden
 from runyard.reports.render import Spread, TextRow, comparison_table, latex, markdown, print_whole
 from runyard.reports.resampling import ResampledAP, resampled_ap
 from runyard.reports.rows import Resampled, TableRow, baseline_of, gains_of, rows_of
-from runyard.reports.sweep_plots import AlphaPanel, plot_alpha, plot_gains
+from runyard.reports.sweep_plots import MOST_GAINS, AlphaPanel, plot_alpha, plot_gains
 from runyard.runs.names import safe_name
 from runyard.scoring.results import SweepResult, oracle_of
 from runyard.tracking.outcome import Artifact
 
 _MOST_PANELS = 4
-_MOST_BARS = 7
 
 
 @dataclass(frozen=True)
@@ -139,9 +138,8 @@ def _plots(sweep: SweepResult, rows: Sequence[TableRow], resampled: Resampled, c
     with_baseline = [(row, base) for row in rows if (base := baseline_of(row, rows)) is not None]
     gaining = [(row, base) for row, base in with_baseline if row.alpha is None and not row.oracle]
     gaining = gaining or [(row, base) for row, base in with_baseline if row in shown]
-    if len(gaining) > _MOST_BARS:
-        console.print(f"  gains.png shows the first {_MOST_BARS} of {len(gaining)} rows", style="dim", highlight=False)
-    gaining = gaining[:_MOST_BARS]
+    if len(gaining) > MOST_GAINS:
+        console.print(f"  gains.png shows the first {MOST_GAINS} of {len(gaining)} rows", style="dim", highlight=False)
     gains = {row.label: gains_of(row, base, COLUMNS, resampled) for row, base in gaining}
     if gains and all(gains.values()):
         printed = {} if sweep.smoke else {row.label: _paper_gains(sweep.paper, row, base) for row, base in gaining}

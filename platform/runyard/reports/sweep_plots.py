@@ -16,6 +16,9 @@ from runyard.reports.style import PALETTE, TEXT_COLOUR, new_figure, plot_style, 
 
 _PAPER_COLOUR = "#8C8C8C"
 
+MOST_GAINS = len(PALETTE)
+"""Rows of `plot_gains`: one for each colour."""
+
 
 @dataclass(frozen=True)
 class AlphaPanel:
@@ -77,9 +80,13 @@ def plot_gains(
     """Points over the baseline, a group of bars a metric, with 95% intervals over images and the paper's as diamonds.
 
     Args:
-        gains: by row, by metric; at most seven rows, each with the same metrics.
+        gains: by row, by metric, each row with the same metrics; the first `MOST_GAINS` are shown, and the title says
+            so where there are more.
         paper: the same as fractions, where the paper has it.
     """
+    if len(gains) > MOST_GAINS:
+        title = f"{title} (the first {MOST_GAINS} of {len(gains)} rows)".strip()
+        gains = dict(list(gains.items())[:MOST_GAINS])
     metrics = list(next(iter(gains.values()), {}))
     places = np.arange(len(metrics))
     width = 0.8 / max(len(gains), 1)

@@ -204,8 +204,8 @@ def _progress(folder: RunFolder) -> str | None:
 def gpus_per_worker(spec: ExperimentSpec) -> int:
     """GPUs of one worker: what the spec says, else one where the cluster has any and none where it has none.
 
-    Raises ConfigError where the cluster has GPUs, but fewer than (the fewest) workers, and where an autoscaler may still
-    add nodes with GPUs: training on CPUs in their place has to be asked for.
+    Raises ConfigError where the cluster has GPUs, but fewer than (the fewest) workers, and where an autoscaler may add
+    the first node with GPUs: training on CPUs in their place has to be asked for.
     """
     if spec.runtime.gpus_per_worker is not None:
         return spec.runtime.gpus_per_worker
