@@ -1,4 +1,4 @@
-"""Makes `runyard` and `detector` importable for an entry point, in its driver and in the Ray workers it starts.
+"""Import path of `runyard` and `detector` for an entry point, in its driver and in the Ray workers that it starts.
 
 An entry point opens with `import _bootstrap` and `RUNTIME_ENV = _bootstrap.bootstrap()`, imports the project after
 that, and gives the result to `ray.init(runtime_env=RUNTIME_ENV)`. Nothing has to be installed: it works for a plain
@@ -25,10 +25,10 @@ GIT_SHA_METADATA_KEY = "git_sha"
 def bootstrap() -> dict[str, object]:
     """Put this tree's sources first on the driver's path; return the runtime_env that does the same in workers.
 
-    Of the submission's own `env_vars` none is repeated, since Ray refuses to merge a key given twice, even with equal
-    values: the result is `{}` where the submission has said everything. The git sha that came with the submission is
-    left in this process's environment too, where the manifest looks for it. Where this Python has no Ray, the script
-    starts again under one that has, and this function does not return.
+    The submission's own `env_vars` are not repeated, since Ray refuses to merge a key given twice, even with equal
+    values: the result is `{}` where the submission sets them all. The git sha that came with the submission is left in
+    this process's environment too, where the manifest looks for it. Where this Python has no Ray, the script starts
+    again under one that has, and this function does not return.
     """
     if find_spec("ray") is None:
         _start_again_where_ray_is()
@@ -46,14 +46,14 @@ def git_sha_env() -> dict[str, str]:
     """`{"RUNYARD_GIT_SHA": sha}` from the submission's metadata, else from the environment; `{}` if neither has it.
 
     `.git` is not uploaded, so a job learns the sha from `--metadata-json '{"git_sha": "..."}'`, which `make submit`
-    passes along. (`--runtime-env-json` could carry it as a variable, but not beside `--runtime-env FILE`.)
+    passes along. (`--runtime-env-json` could carry it as a variable, but not together with `--runtime-env FILE`.)
     """
     sha = (_job_config().get("metadata") or {}).get(GIT_SHA_METADATA_KEY) or os.environ.get(GIT_SHA_VARIABLE)
     return {GIT_SHA_VARIABLE: sha} if sha else {}
 
 
 def _job_config() -> dict[str, Any]:
-    """What the submission said: `runtime_env` and `metadata`; `{}` outside a Ray job."""
+    """Submission's `runtime_env` and `metadata`; `{}` outside a Ray job."""
     return json.loads(os.environ.get(JOB_CONFIG_VARIABLE, "{}"))
 
 

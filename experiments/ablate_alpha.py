@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tables 3 and 4: one IoU-aware RetinaNet-R50 on COCO under 12 confidences, beside the baseline; two trainings.
+"""Tables 3 and 4: one IoU-aware RetinaNet-R50 on COCO under 12 confidences, and the baseline; two trainings.
 
     experiments/ablate_alpha.py --data /data/coco --workers 2
     experiments/ablate_alpha.py --checkpoint-run runs/table1-r50-iou-coco-0123456789ab

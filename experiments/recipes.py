@@ -76,7 +76,7 @@ def table2(row: str) -> ExperimentSpec:
 
 
 def table3(row: str) -> ExperimentSpec:
-    """Tables 3 and 4: one detector (BCE) under different confidences, beside the baseline. Two trainings.
+    """Tables 3 and 4: one detector (BCE) under different confidences, and the baseline. Two trainings.
 
     Expected AP on val2017: baseline 34.3, none 35.4, 1.0 34.5, 0.9 34.8, 0.8 35.0, 0.7 35.2, 0.6 35.4, 0.5 and 0.4
     35.5, 0.3 35.4, 0.2 34.8, 0.1 32.5, 0 0.4. GPU hours: not measured. `ablate_alpha.py --data /data/coco`.
@@ -90,7 +90,7 @@ def table3(row: str) -> ExperimentSpec:
 
 
 def _ablation(trained: str) -> ExperimentSpec:
-    """What Tables 2 to 4 train: R50 at [600, 1000], 12 images a step (2 GPUs x 6).
+    """Spec of a training of Tables 2 to 4: R50 at [600, 1000], 12 images a step (2 GPUs x 6).
 
     The recipe is named after what is trained, not after a table, so that the tables find each other's runs.
     """
@@ -143,7 +143,7 @@ def torchvision(row: str = "r50") -> ExperimentSpec:
 
 
 def smoke(spec: ExperimentSpec) -> ExperimentSpec:
-    """The same experiment made tiny: it proves in seconds that everything runs, and its numbers mean nothing."""
+    """The experiment as a quick end-to-end check: a tiny model and few images; its metrics mean nothing."""
     return replace(
         spec,
         recipe=f"smoke-{spec.recipe}",

@@ -4,7 +4,7 @@
     experiments/voc_main.py --data /data/VOCdevkit --workers 2
 
 Expected (VOC07 11-point AP over IoU 0.50:0.05:0.95): r50 51.4 -> 53.6, r101 55.1 -> 56.2 (baseline -> iou); COCO-style
-AP of the same detections is reported beside it. GPU hours: not measured. Run the same command again to continue.
+AP of the same detections is reported too. GPU hours: not measured. Run the same command again to continue.
 """
 
 import sys
