@@ -116,11 +116,17 @@ def known_options() -> dict[str, set[str]]:
     return known
 
 
+def is_foreign(command: str) -> bool:
+    """True for a command line of another project's program, at any path."""
+    words = command.split()
+    return bool(words) and words[0].rpartition("/")[2] in FOREIGN_COMMANDS
+
+
 def program_of(command: str) -> str | None:
     """The section of the frozen file that a command line belongs to; None where it names no program of ours."""
     if module := MODULE.search(command):
         return f"python -m {module[1]}"
-    if command.startswith(FOREIGN_COMMANDS) and "experiments/" not in command:
+    if is_foreign(command) and "experiments/" not in command:
         return None
     if script := SCRIPT.search(command):
         return "python -m benchmarks.gpu" if script[1] == "benchmarks/gpu.py" else script[1]
@@ -165,7 +171,7 @@ def test_every_option_exists(page):
         if program is not None:
             given = options_of(command, program)
             unknown += [f"{program}: --{option}" for option in given if option not in known.get(program, set())]
-        elif not command.startswith(FOREIGN_COMMANDS):
+        elif not is_foreign(command):
             given = OPTION.findall(command)
             unknown += [f"--{option}" for option in given if option not in everywhere | FOREIGN_OPTIONS]
     assert unknown == []

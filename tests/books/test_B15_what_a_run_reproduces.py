@@ -8,7 +8,7 @@ import pytest
 from runyard.commandline.command import build, parse
 from runyard.commandline.options import Options
 from runyard.grid import Trial
-from runyard.identity import setting_of
+from runyard.spec.identity import setting_of
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 

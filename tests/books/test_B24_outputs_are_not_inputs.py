@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from runyard.driver.experiment import run_experiment
 
 from detector.config import ScoringConfig
 from runyard import cli
-from runyard.driver.experiment import run_experiment
 from runyard.scoring import detect as module
 from runyard.spec import ExperimentSpec
 

@@ -53,7 +53,7 @@ def run_name(recipe: str, training_hash: str) -> str:
 
 
 def is_run_name(name: str, training_hash: str) -> bool:
-    """Whether `run_name` may have given the name to a training: harmless, and ends in its hash."""
+    """True if `run_name` may have given the name to a training: harmless, and ends in its hash."""
     harmless = name.replace(_ESCAPE, "_")
     return safe_name(harmless) == harmless and name.endswith(f"-{short_hash(training_hash)}")
 
