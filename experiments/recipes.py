@@ -31,6 +31,8 @@ HEADS = ("baseline", "iou")
 DEMO_IMAGES = (720, 200, 128)
 """Training images, held-out images, side in pixels."""
 TABLE1_ROWS = tuple(f"{backbone}-{head}" for backbone in BACKBONES for head in HEADS)
+TORCHVISION_ROW = "torchvision-r50"
+COCO_ROWS = (*TABLE1_ROWS, TORCHVISION_ROW)
 IOU_LOSSES = {
     "l2": LossConfig(iou_loss="l2"),
     "bce": LossConfig(iou_loss="bce"),
@@ -124,7 +126,12 @@ def table5(row: str) -> ExperimentSpec:
     )
 
 
-def torchvision(row: str = "r50") -> ExperimentSpec:
+def coco(row: str) -> ExperimentSpec:
+    """A row of Table 1, or torchvision's detector on the same data."""
+    return torchvision() if row == TORCHVISION_ROW else table1(row)
+
+
+def torchvision() -> ExperimentSpec:
     """torchvision's RetinaNet-ResNet50 by its own reference script: COCO train2017, 26 epochs at [800, 1333].
 
     Not in the paper: a second detector in the same harness, to compare the baseline of Table 1 with. Expected AP on
@@ -132,7 +139,7 @@ def torchvision(row: str = "r50") -> ExperimentSpec:
     (--epochs 26 --lr-steps 16 22 --lr 0.01, 16 images a step, 1,000 steps of warm-up from a thousandth).
     """
     return ExperimentSpec(
-        recipe=f"torchvision-{row}",
+        recipe=TORCHVISION_ROW,
         model=TorchvisionRetinaNetConfig(),
         optim=OptimConfig(
             batch_size=16, epochs=26, milestones=(16, 22), clip_norm=0.0, warmup_steps=1000, warmup_ratio=0.001
