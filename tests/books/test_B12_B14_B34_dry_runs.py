@@ -11,8 +11,8 @@ import pytest
 from detector.errors import DatasetError
 from runyard import cli
 from runyard.commandline.command import Table, build, parse
-from runyard.commandline.main import run_command
 from runyard.commandline.options import Options
+from runyard.driver.command import run_command
 from runyard.runs.attempts import read_attempts
 from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec

@@ -12,8 +12,8 @@ from detector.errors import ConfigError
 from detector.files import write_json
 from runyard.commandline import command
 from runyard.commandline.dry_run import describe_command
-from runyard.commandline.main import run_command
 from runyard.commandline.options import Options
+from runyard.driver.command import run_command
 from runyard.grid import labels
 from runyard.runs.folder import RunFolder
 from runyard.runs.storage import FORMAT
