@@ -10,9 +10,12 @@ from safetensors.torch import load_file, save_file
 from detector.config import BackboneConfig
 from detector.errors import CheckpointError, ConfigError
 from detector.models.backbones import build_backbone
+from runyard.driver.run import run_one
+from runyard.reports.report import Report
 from runyard.runs.prepare import locate, prepare
 from runyard.runs.weights import digest_of_tensors
 from runyard.spec import ExperimentSpec
+from tests.runyard.conftest import Work
 
 
 def with_weights(spec: ExperimentSpec, file: Path) -> ExperimentSpec:
@@ -50,6 +53,15 @@ def test_B2_the_digest_of_the_tensors_is_in_the_manifest(spec: ExperimentSpec, w
     assert recorded["file"] == str(weights / "a.pth")
     assert recorded["sha256_of_tensors"] == digest_of_tensors(load_file(prepared.folder.initial_weights))
     assert prepared.spec.source.weights_digest == digest_of_tensors(random_weights(0))
+
+
+def test_B2_a_run_from_a_file_of_weights_gives_its_own_result(spec: ExperimentSpec, weights: Path, work: Work) -> None:
+    for name in ("a.pth", "b.pth"):
+        named = with_weights(spec, weights / name)
+        result = run_one(named, "tiny", launcher="local", do=work, finish=lambda result: Report())
+        assert result.metrics is not None
+        assert result.spec.source.weights_file == weights / name
+    assert len(work.done) == 2
 
 
 def test_B2_a_file_that_changes_under_its_name_is_another_training(spec: ExperimentSpec, weights: Path) -> None:

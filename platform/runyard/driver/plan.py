@@ -36,6 +36,8 @@ class Plan:
 
     needs: Mapping[str, tuple[str, ...]]
     """Ids of the jobs that a trial waits for, in their order, by trial id; empty for a finished trial."""
+    fingerprints: Mapping[str, tuple[str, str]]
+    """Fingerprints of the training and of the evaluated images, by trial id, where they were opened for a training."""
 
     @property
     def jobs(self) -> tuple[Job, ...]:
@@ -75,13 +77,14 @@ def make_plan(trials: Sequence[Trial], data: OpenedData, *, trains: bool = True,
     found: list[list[Job]] = [[], [], []]
     needs: dict[str, tuple[str, ...]] = {trial.id: () for trial in placed}
     own: set[str] = set()
+    fingerprints: dict[str, tuple[str, str]] = {}
     for group in by_training(placed):
         planned = _Training(group, begun[run_of(group[0])], names, start)
-        planned.open_data(data, trains=trains, write=write)
+        fingerprints |= planned.open_data(data, trains=trains, write=write)
         own |= {trial.id for trial in group if trial.spec.scoring_hash == planned.own.scoring_hash}
         for stage, jobs in zip(found, planned.jobs(needs), strict=True):
             stage += jobs
-    return Plan(tuple(placed), tuple(tuple(stage) for stage in found), frozenset(own), needs)
+    return Plan(tuple(placed), tuple(tuple(stage) for stage in found), frozenset(own), needs, fingerprints)
 
 
 class _Training:
@@ -99,15 +102,20 @@ class _Training:
         self.trained = begun is not None and is_trained(self.folder, begun)
         self.left = [t for t in group if not self.folder.evaluation(t.spec.scoring_hash).metrics.exists()]
 
-    def open_data(self, data: OpenedData, *, trains: bool, write: bool) -> None:
+    def open_data(self, data: OpenedData, *, trains: bool, write: bool) -> dict[str, tuple[str, str]]:
+        """Open what is left to be read; returns the fingerprints of a training's images by trial id."""
+        found = {}
         if not self.trained:
             if not trains:
                 raise ConfigError("its training is not finished", file=self.folder.root)
-            prepare(self.own, data, write=write)
+            train, val = prepare(self.own, data, write=write).fingerprints
+            same = {t.id for t in self.group if t.spec.validation_hash == self.own.validation_hash}
+            found = {trial.id: (train, val if trial.id in same else "") for trial in self.group}
         for selection in self._selections():
             spec = selection[0].spec
             if self.trained or (write and spec.validation_hash != self.own.validation_hash):
                 prepare_evaluation(spec, data, write=write)
+        return found
 
     def jobs(self, needs: dict[str, tuple[str, ...]]) -> tuple[list[Job], list[Job], list[Job]]:
         """Jobs of the three stages; `needs` is filled in for the trials that wait for them."""

@@ -28,6 +28,7 @@ from runyard.runs.data import OpenedData, dataset_name
 from runyard.runs.folder import SweepFolder
 from runyard.runs.prepare import locate, skipped_text
 from runyard.runs.storage import check_storage, open_storage, storage_folder
+from runyard.runs.weights import with_weights_digest
 from runyard.scoring.results import SweepResult, TrialResult, load_sweep, merge_results, read_result, write_trials
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import RunStatus, last_status
@@ -82,15 +83,15 @@ def run_sweep(
     dataset = dataset_name(first)
     folder = SweepFolder.in_storage(storage, f"{name}-{dataset}")
     data = OpenedData()
-    make_plan(trials, data, trains=trains, write=False)
+    checked = make_plan(trials, data, trains=trains, write=False)
     open_storage(storage)
     with held(folder.lock, "running this sweep"):
         earlier = load_sweep(folder.root).results if folder.trials.exists() else ()
-        merge([result.trial for result in earlier], trials)
+        _check_same_data(_Sweep(folder, dataset, smoke, tuple(paper), checked, earlier).results(), checked)
         plan = make_plan(trials, data, trains=trains)
         sweep = _Sweep(folder, dataset, smoke, tuple(paper), plan, earlier)
         before = sweep.results()
-        _check_same_data(before)
+        _check_same_data(before, plan)
         _announce(before, plan, data, console)
         writes = bool(plan.jobs) or len(earlier) < len(before.results) or last_status(folder.journal) != "FINISHED"
         if writes:
@@ -143,8 +144,9 @@ def run_one(spec: ExperimentSpec, name: str | None = None, **options: Any) -> Tr
     Args:
         name: name of the sweep; None: the run's name or its recipe.
     """
-    row = spec.paper.row or spec.recipe
-    trial = Trial(spec, row)
+    if options.get("smoke") and spec.source.data is None:
+        spec = with_smoke_data(spec)
+    trial = Trial(with_weights_digest(spec), spec.paper.row or spec.recipe)
     try:
         result = run_sweep([trial], name or spec.runtime.name or spec.recipe, **options)
     except SweepError as error:
@@ -291,8 +293,8 @@ def _warmup_remark(spec: ExperimentSpec, data: OpenedData) -> str | None:
     )
 
 
-def _check_same_data(sweep: SweepResult) -> None:
-    """ConfigError where trials with one selection of images were run on different ones: the data set has changed."""
+def _check_same_data(sweep: SweepResult, plan: Plan) -> None:
+    """ConfigError where trials with one selection of images have different ones: the data set has changed."""
     known: dict[object, tuple[str, str]] = {}
     for result in sweep.results:
         data = result.spec.data
@@ -300,9 +302,12 @@ def _check_same_data(sweep: SweepResult) -> None:
             ("training", data.train_split, data.train_limit, data.min_image_side_px, data.classes),
             ("validation", data.val_split, data.val_limit, data.classes),
         )
-        for selection, print_ in zip(selections, result.data_fingerprints, strict=True):
-            label, first = known.setdefault(selection, (sweep.labels[result.id], print_))
-            if print_ and first and print_ != first:
+        opened = plan.fingerprints.get(result.id, ("", ""))
+        for selection, kept, found in zip(selections, result.data_fingerprints, opened, strict=True):
+            if not (kept or found):
+                continue
+            label, first = known.setdefault(selection, (sweep.labels[result.id], kept or found))
+            if first != (kept or found):
                 raise ConfigError(
                     f"{sweep.labels[result.id]!r} and {label!r} have different {selection[0]} images",
                     file=sweep.folder.root,

@@ -44,6 +44,8 @@ class PreparedRun:
     val_images: int
     resumed: bool
     """Whether the folder already held this very run."""
+    fingerprints: tuple[str, str]
+    """Fingerprints of the training and of the evaluated images."""
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -67,7 +69,8 @@ def prepare(spec: ExperimentSpec, data: OpenedData | None = None, *, write: bool
     data = data or OpenedData()
     train, val = data.splits(spec)
     trainable_images(train, spec.data)
-    prints = {"train": fingerprint(train, data.status), "val": fingerprint(val, data.status)}
+    found = (fingerprint(train, data.status), fingerprint(val, data.status))
+    prints = dict(zip(("train", "val"), found, strict=True))
     if begun is None and write:
         try:
             open_storage(folder.root.parent)
@@ -75,13 +78,13 @@ def prepare(spec: ExperimentSpec, data: OpenedData | None = None, *, write: bool
                 begun = begun_spec(folder, spec)  # another process may just have begun it
                 if begun is None:
                     _write(spec, folder, train, val, prints)
-                    return PreparedRun(spec, folder, len(train), len(val), False)
+                    return PreparedRun(spec, folder, len(train), len(val), False, found)
         except OSError as error:
             raise not_writable(folder.root, error) from error
     if begun is not None:
         _compare("train", folder.train_data, prints["train"], folder)
         _add_selection(spec, folder, val, prints["val"], write=write)
-    return PreparedRun(spec, folder, len(train), len(val), begun is not None)
+    return PreparedRun(spec, folder, len(train), len(val), begun is not None, found)
 
 
 def prepare_evaluation(spec: ExperimentSpec, data: OpenedData, *, write: bool = True) -> None:

@@ -232,14 +232,21 @@ def test_D11_a_data_set_edited_between_two_starts_is_refused(rows: Rows, work: W
         sweep(edited, work)
     work.done.clear()
     annotations = copy / "annotations" / "instances_train.json"
-    content = json.loads(annotations.read_text())
+    before = annotations.read_text()
+    content = json.loads(before)
     content["annotations"].pop()
     annotations.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match="the data set has changed since this run started"):
         sweep(edited, work)
+    runs = {path.name for path in tmp_path.glob("runs/tiny-*")}
     with pytest.raises(ConfigError, match="have different training images"):
         sweep({"baseline": edited["baseline"]}, work, seeds=2)
     assert work.done == []
+    assert {path.name for path in tmp_path.glob("runs/tiny-*")} == runs
+
+    annotations.write_text(before)
+    work.errors = {}
+    sweep(edited, work, seeds=2)
 
 
 def test_a_run_that_another_command_has_finished_is_taken_over(rows: Rows, work: Work) -> None:
