@@ -21,7 +21,7 @@ from tests.runyard.conftest import Work
     ("error", "raised"), [(RuntimeError("boom"), SweepError), (KeyboardInterrupt(), KeyboardInterrupt)]
 )
 def test_B18_the_driver_says_what_is_unsent(
-    rows: dict[str, ExperimentSpec], work: Work, server, impatient: None, capsys, error: BaseException, raised: type
+    rows: dict[str, ExperimentSpec], work: Work, server, capsys, error: BaseException, raised: type
 ) -> None:
     specs = {
         row: replace(spec, runtime=replace(spec.runtime, tracking_uri=server.uri, experiment=f"B18 {raised.__name__}"))
