@@ -1,1 +1,1 @@
-"""Comparisons with what a user would pick instead, side by side on one machine: `python -m benchmarks`."""
+"""Comparisons with the alternatives that a user has, measured in turn on one machine: `python -m benchmarks`."""

@@ -1,4 +1,4 @@
-"""Runs the comparisons and prints a table: ours, the other, the ratio with its 95 % interval, and the verdict.
+"""Run the comparisons and print a table: ours, the other, the ratio with its 95 % interval, and the verdict.
 
     python -m benchmarks                          all of them
     python -m benchmarks --only P8,P9 --json OUT.json

@@ -58,7 +58,7 @@ def measure(settings: Settings) -> list[Row]:
 
 
 def check(dataset: Dataset, table: DetectionTable) -> str:
-    """Every number of both; AssertionError where one differs."""
+    """Compare every number of both; AssertionError where one differs."""
     ours = coco_average_precision(dataset, table)
     return compare((ours.precision, ours.recall), pycocotools(*as_loaded_from_json(dataset, table)))
 
@@ -105,7 +105,7 @@ def as_loaded_from_json(dataset: Dataset, table: DetectionTable) -> tuple[dict[s
 
 
 def pycocotools(annotations: dict[str, Any], results: list[dict[str, Any]]) -> tuple[Any, Any]:
-    """Its precision and recall, by the calls of its own demonstration."""
+    """Precision and recall of pycocotools, by the calls of its own demonstration."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

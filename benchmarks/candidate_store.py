@@ -1,4 +1,4 @@
-"""P10, the second half: what the candidate store of COCO's val2017 weighs, and what scoring a row from it costs.
+"""P10, the second half: size of the candidate store of COCO's val2017, and cost of scoring a row from it.
 
 5,000 images of 80 classes at [800, 1333], complete for the paper's 13 rows (12 and the oracle). The candidates of a
 dozen images are real detections of made-up outputs; the other images have the same pairs with other numbers, so that
@@ -36,7 +36,7 @@ _MIB = 2**20
 
 
 def measure(settings: Settings) -> list[AnyRow]:
-    """The store's weight, and the processor time of a row."""
+    """Size of the store, and processor time of a row."""
     images, distinct = (40, 2) if settings.quick else (IMAGES, 16)
     size = settings.size(FULL_SIZE, FULL_SIZE)
     rows = (*scoring_rows(ScoringConfig()), ScoringRow(ScoringConfig(), oracle=True))

@@ -1,4 +1,4 @@
-"""Before anything is timed on a device: the fast paths give what the plain ones give, to a stated tolerance."""
+"""Checks before anything is timed on a device: fast paths equal the plain ones, to a stated tolerance."""
 
 import tempfile
 import traceback
@@ -34,11 +34,11 @@ from runyard.training.local import LocalContext
 
 _TENSORS = ("images", "sizes", "boxes", "labels", "valid", "image_index", "image_weight")  # of a batch
 LOGIT_TOLERANCE = 1e-3
-"""Of float32 outputs on the device against the CPU's plain memory format, relative to the largest output."""
+"""Tolerance of float32 outputs on the device against the CPU's plain memory format, relative to the largest output."""
 BF16_LOSS_TOLERANCE = 0.02
-"""Of a step's loss in bfloat16 against float32, relative."""
+"""Tolerance of a step's loss in bfloat16 against float32, relative."""
 BF16_AP_TOLERANCE = 0.005
-"""Of AP (0.50:0.05:0.95, area under the curve) in bfloat16 against float32, the same weights: half a point of 100."""
+"""Tolerance of AP (0.50:0.05:0.95, area under the curve) in bfloat16 against float32, same weights."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Check:
 
 
 def run_checks(settings: Settings) -> list[Check]:
-    """Those for the settings' variants; one that fails does not keep the others from being made."""
+    """Checks for the settings' variants; a failed one does not keep the others from being made."""
     checks: dict[str, Callable[[Settings], str]] = {}
     if False in settings.variants:
         checks |= {
@@ -77,7 +77,7 @@ def run_checks(settings: Settings) -> list[Check]:
 
 
 def check_postprocessing(settings: Settings) -> str:
-    """On the outputs of a trained detector, as made up, for two alphas."""
+    """Post-processing of generated outputs of a trained detector, for two alphas."""
     case = trained_outputs(settings.size(FULL_SIZE, FULL_SIZE))
     on_device = to_device(case, settings.device)
     found = [post_processing.check(case, on_device, ScoringConfig(alpha=alpha)) for alpha in post_processing.ALPHAS]
@@ -129,9 +129,9 @@ def check_bf16_ap(settings: Settings) -> str:
 
 
 def check_waits(settings: Settings) -> str:
-    """How often a training step, from a batch in page-locked memory on, makes the host wait for the GPU: never.
+    """Check that a training step, from a batch in page-locked memory on, never makes the host wait for the GPU.
 
-    Without a GPU the step is made on tensors that have shapes and no values: whoever asks for a value gets an error.
+    Without a GPU the step is made on tensors that have shapes and no values: asking for a value is an error.
     """
     if not settings.on_gpu:
         _step_without_values()

@@ -1,4 +1,4 @@
-"""P3: how long training waits for its images: steps fed by the loader, real JPEGs, against steps on one fixed batch.
+"""P3: time that training waits for its images: steps fed by the loader, real JPEGs, against steps on one fixed batch.
 
 The loader's processes read ahead while the fixed batch is trained on. What they have in store is used up first, so
 that the steps which are timed run at the pace that the loader can keep.
@@ -81,7 +81,7 @@ def measure(settings: Settings) -> list[Row]:
 
 
 def run_steps(engine: TrainingEngine, batches: Iterator[Batch], count: int) -> None:
-    """Trains as the training loop does, which reads a step's result once the next one is on its way."""
+    """Train as the training loop does, which reads a step's result once the next one is on its way."""
     unread: StepResult | None = None
     for _ in range(count):
         result = engine.step([next(batches)], LEARNING_RATE)

@@ -19,12 +19,12 @@ HEALTH_CHECK_VARIABLES = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
 
 
 def note_the_time(config: dict[str, Any]) -> None:
-    """What the worker does."""
+    """Work of the worker: write the time."""
     Path(config["file"]).write_text(repr(time.time()))
 
 
 def main(started_file: Path) -> None:
-    """Runs until the worker has written `started_file`, and to the end."""
+    """Run until the worker has written `started_file`, and to the end."""
     os.environ.update(HEALTH_CHECK_VARIABLES)
     ray.init(
         address="local",

@@ -1,4 +1,4 @@
-"""Everything that a GPU is needed for, in one go and within ten minutes: correctness first, then the comparisons.
+"""All checks and comparisons that need a GPU, within ten minutes: correctness first, then the comparisons.
 
     python benchmarks/gpu.py --out DIR
 
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Report:
-    """What has been found so far, in files."""
+    """Results so far, in files."""
 
     def __init__(self, folder: Path, command: str) -> None:
         self._folder = folder
@@ -87,7 +87,7 @@ class _Report:
         self.text = ""
 
     def write(self, elapsed_s: float) -> None:
-        """Writes both files anew."""
+        """Write both files anew."""
         checks = [vars(check) for check in self.checks]
         write_json(
             self._folder / "gpu.json",

@@ -1,4 +1,4 @@
-"""What a handful of paired measurements says: median, 95 % interval, and whether a goal is met. Pure functions.
+"""Statistics of a few paired measurements: median, 95 % interval, and whether a goal is met. Pure functions.
 
 Each pair is one measurement of ours and one of the other, taken right after each other, so that a machine that slows
 down slows down both. The statistic is computed pair by pair; its median is bootstrapped over the pairs.
@@ -36,7 +36,7 @@ class Goal:
     at_least: bool
     """True: the statistic should not be below the bound; False: not above."""
     needs: str = ""
-    """What it is about and this machine has not: 'a GPU'. Nothing that is measured here says whether it is met."""
+    """Equipment that the goal needs and this machine lacks: 'a GPU'. Measurements here say nothing about it."""
 
 
 def paired(kind: Kind, ours: Sequence[float], other: Sequence[float] | None) -> list[float]:
@@ -78,7 +78,7 @@ def interval(values: Sequence[float], *, seed: int = 0) -> Interval:
 
 def verdict(found: Interval, goal: Goal | None) -> str:
     """'met' if even the worse end of the interval meets the goal, 'not met' if even the better end does not, else
-    'not resolved'; 'needs a GPU: not measured' where the goal is about one, 'no goal' where there is none."""
+    'not resolved'; 'needs a GPU: not measured' where the goal is about one, 'no goal' without one."""
     if goal is None:
         return "no goal"
     if goal.needs:

@@ -1,4 +1,4 @@
-"""On what a comparison was run: processor, memory, GPU, versions, and how busy the machine was with other things."""
+"""Description of the machine: processor, memory, GPU, versions, and load by other processes."""
 
 import datetime
 import importlib.metadata
@@ -41,7 +41,7 @@ def describe() -> dict[str, Any]:
 
 
 def busy_cores(over_s: float = 1.0) -> float | None:
-    """How many processors are at work while this process sleeps; None where the system does not say (not Linux)."""
+    """Number of processors at work while this process sleeps; None where the system does not say (not Linux)."""
     before = _processor_times()
     time.sleep(over_s)
     after = _processor_times()
@@ -52,7 +52,7 @@ def busy_cores(over_s: float = 1.0) -> float | None:
 
 
 def is_busy(busy: float | None) -> bool:
-    """Whether so many processors at work for others spoil a time; False where nothing is known."""
+    """True where so many processors at work for others spoil a time; False where nothing is known."""
     return busy is not None and busy > BUSY_SHARE * (os.cpu_count() or 1)
 
 

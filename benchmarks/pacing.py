@@ -1,4 +1,4 @@
-"""Lets two training loops in different processes take turns: a loop stops every few steps until it is told to go on.
+"""Turns of two training loops in different processes: a loop stops every few steps until it may go on.
 
 The loops are the real ones (`runyard.training.worker.train`), loader, journal and all. Only the engine is replaced by
 one that waits before the first step of every block; what passes between the start of a block and the start of the next
@@ -25,28 +25,28 @@ _LOOK_S = 0.005
 
 @dataclass(frozen=True)
 class Pace:
-    """Where the messages lie, and how long a block is."""
+    """Folder of the messages, and length of a block."""
 
     folder: Path
     steps: int
 
     def go(self, block: int) -> None:
-        """Lets the loop begin a block."""
+        """Let the loop begin a block."""
         (self.folder / f"go-{block}").touch()
 
     def wait_for_start(self, block: int) -> None:
-        """In the loop: waits until the block may begin."""
+        """Wait, in the loop, until the block may begin."""
         while not (self.folder / f"go-{block}").exists():
             time.sleep(_LOOK_S)
 
     def tell(self, block: int, seconds: float) -> None:
-        """In the loop: the block has taken so long."""
+        """Report, from the loop, the time that the block has taken."""
         partial = self.folder / f".took-{block}"
         partial.write_text(json.dumps(seconds))
         os.replace(partial, self.folder / f"took-{block}")
 
     def took(self, block: int, failed: Callable[[], bool], patience_s: float = 900.0) -> float:
-        """Waits for what a block has taken, in seconds a step; RuntimeError where the loop has failed."""
+        """Wait for the time of a block, in seconds a step; RuntimeError where the loop has failed."""
         answer = self.folder / f"took-{block}"
         deadline = time.monotonic() + patience_s
         while not answer.exists():
@@ -68,7 +68,7 @@ class PacedEngine(TrainingEngine):
         self._started = 0.0
 
     def step(self, micro_batches: Sequence[Batch], learning_rate: float, **options: Any) -> StepResult:
-        """As the real one's."""
+        """Make a step as the real engine does."""
         block, position = divmod(self._calls, self.pace.steps)
         if position == 0:
             if block > 0:
@@ -80,7 +80,7 @@ class PacedEngine(TrainingEngine):
 
 
 def train_paced(spec: ExperimentSpec, folder: RunFolder, context: TrainContext, pace: Pace) -> None:
-    """The training loop at the given pace. The last block is never told of: it ends with the run."""
+    """The training loop at the given pace. The last block is not reported: it ends with the run."""
     from runyard.training import worker
 
     engine = type("PacedEngine", (PacedEngine,), {"pace": pace})

@@ -29,7 +29,7 @@ def photograph(random: np.random.Generator, size: tuple[int, int]) -> NDArray[np
 
 
 def make_photographs(folder: Path, count: int, size: tuple[int, int] = PHOTO_SIZE, seed: int = 0) -> Dataset:
-    """Writes JPEGs of quality 92 and their annotations, 7 boxes each, and opens them as a user's data set."""
+    """Write JPEGs of quality 92 and their annotations, 7 boxes each, and open them as a user's data set."""
     images_folder = folder / "images"
     images_folder.mkdir(parents=True)
     random = np.random.default_rng(seed)

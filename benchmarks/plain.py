@@ -1,4 +1,4 @@
-"""The definitions written out plainly, in float64 on the CPU: what the fast paths are held against before timing.
+"""Definitions written out plainly, in float64 on the CPU: the reference of the fast paths before timing.
 
 A anchors, C classes, K candidates. Slow and short on purpose; shares no code with what it checks but the configuration.
 """

@@ -84,7 +84,7 @@ def theirs(case: HeadCase, sizes: list[tuple[int, int]]) -> object:
 
 
 def check(case: HeadCase, on_device: HeadCase, scoring: ScoringConfig) -> str:
-    """Ours on the device against the definition in float64 on the CPU; says what was found, AssertionError else.
+    """Compare ours on the device with the definition in float64 on the CPU; AssertionError if they differ.
 
     The last bit of a score differs between devices, so boxes whose scores nearly tie may change places, and with them
     what NMS drops. All but 2 in 100 of the pairs must be the same.

@@ -15,7 +15,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 def environment() -> dict[str, Any]:
-    """Lets Ray's workers import what this process can."""
+    """Let Ray's workers import what this process can."""
     paths = os.pathsep.join([str(_ROOT / "platform"), str(_ROOT)])
     return {"env_vars": {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}}
 
@@ -31,7 +31,7 @@ def launch_paced(spec: ExperimentSpec, folder: RunFolder, pace: Pace) -> None:
 
 
 def paced_worker(config: dict[str, Any]) -> None:
-    """What Ray's worker runs."""
+    """Work of a Ray Train worker."""
     pace_folder, steps = config["pace"]
     run_folder = RunFolder(Path(config["folder"]))
     train_paced(from_dict(config["spec"]), run_folder, ray_train.RayContext(), Pace(Path(pace_folder), steps))

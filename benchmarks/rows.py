@@ -25,16 +25,16 @@ class Row:
     """What was measured; begins with 'reduced:' where the goal is about something larger."""
     kind: Kind
     unit: str
-    """Of `ours` and `other`: 's', 'CPU s', 'images/s', 'MiB', 'share'."""
+    """Unit of `ours` and `other`: 's', 'CPU s', 'images/s', 'MiB', 'share'."""
     ours: Sequence[float]
     other: Sequence[float] | None = None
     other_name: str = ""
     goal: Goal | None = None
-    """The bound that holds for this device and size; None where there is none."""
+    """The bound that holds for this device and size; None without one."""
     goal_text: str = ""
     """The goal in words, also where it is about another size or device."""
     checked: str = ""
-    """What was found equal before anything was timed."""
+    """Results that were found equal before anything was timed."""
     note: str = ""
     busy: float | None = None
     """Processors at work for others when this was measured."""
@@ -46,17 +46,17 @@ class Row:
 
     @property
     def interval(self) -> Interval:
-        """Of the statistic."""
+        """Median and interval of the statistic."""
         return interval(self.values)
 
     @property
     def is_relative(self) -> bool:
-        """Whether a machine that is busy with other things leaves the statistic (nearly) what it is."""
+        """True where a machine that is busy with other things leaves the statistic (nearly) unchanged."""
         return self.kind in ("speed-up", "ratio", "overhead") or self.unit in _STEADY_UNITS
 
     @property
     def was_disturbed(self) -> bool:
-        """Whether an absolute time of this row is worth nothing."""
+        """True where an absolute time of this row is worth nothing."""
         return is_busy(self.busy)
 
     @property
@@ -68,7 +68,7 @@ class Row:
 
     @property
     def withholds(self) -> bool:
-        """Whether the absolute amounts are left out, as others were at work: nobody should quote them."""
+        """True where the absolute amounts are left out because other processes were at work."""
         return self.was_disturbed and self.unit not in _STEADY_UNITS
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runs comparisons one after the other and writes down what they found."""
+"""Run comparisons one after the other and record their results."""
 
 import importlib
 import json
@@ -69,17 +69,17 @@ def run(key: str, settings: Settings) -> list[AnyRow]:
 
 
 def title(key: str) -> str:
-    """What a comparison is about, in words."""
+    """Subject of a comparison."""
     return COMPARISONS[key].partition(":")[0].replace("_", " ")
 
 
 def has_failed(rows: Sequence[AnyRow]) -> bool:
-    """Whether a comparison ended in an error: a fault of the project or of its installation, no verdict."""
+    """True where a comparison ended in an error: a fault of the project or of its installation, not a verdict."""
     return any(isinstance(row, NotRun) and row.reason.startswith(FAILED) for row in rows)
 
 
 def write_json(path: Path, found: dict[str, Any], rows: Sequence[AnyRow], **more: Any) -> None:
-    """Machine, versions, date and rows, besides whatever else there is to say."""
+    """Machine, versions, date and rows, and further entries."""
     content = {**more, "machine": found, "rows": [row.to_dict() for row in rows]}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

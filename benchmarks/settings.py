@@ -1,4 +1,4 @@
-"""How thoroughly and on what device comparisons are made."""
+"""Thoroughness and device of the comparisons."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class Settings:
     quick: bool = False
     """Everything tiny, and only so often that it has run: for tests. No verdict means anything then."""
     variants: tuple[bool, ...] = (False,)
-    """Whether the network is compiled: without, with, or one after the other."""
+    """Compilation of the network: without, with, or one after the other."""
 
     @property
     def on_gpu(self) -> bool:
@@ -43,7 +43,7 @@ class Settings:
         return Goal(bound, at_least, needs="" if here.get(on, False) else on)
 
     def repeats(self, wanted: int) -> int:
-        """How many pairs are measured."""
+        """Number of pairs that are measured."""
         return 2 if self.quick else wanted
 
     def size(self, full: tuple[int, int], on_cpu: tuple[int, int]) -> tuple[int, int]:

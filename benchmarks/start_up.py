@@ -1,4 +1,4 @@
-"""P12: how long one waits for imports, for `--help`, and for the first training step of a smoke run.
+"""P12: waiting time for imports, for `--help`, and for the first training step of a smoke run.
 
 Each is a process of its own. Ray's own start is not ours to shorten, so the smoke run with Ray is compared with an
 empty TorchTrainer (`empty_trainer.py`): what counts is the difference, imports of ours and of what we use included.
@@ -103,7 +103,7 @@ def check_help() -> str:
 
 
 def import_time() -> float:
-    """Of all modules of `detector`, once torch and torchvision are loaded, in seconds."""
+    """Import time of all modules of `detector` in seconds, once torch and torchvision are loaded."""
     return float(_output([sys.executable, "-c", _IMPORT_PROGRAM]))
 
 

@@ -1,4 +1,4 @@
-"""Taking turns: ours and the other are measured alternately in one process tree, after a warm-up of both."""
+"""Measurement in turns: ours and the other alternately in one process tree, after a warm-up of both."""
 
 import ctypes
 import gc
@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 
 Measurement = Callable[[], float]
-"""Does the work once and says what it cost."""
+"""Do the work once; return its cost."""
 
 
 def keep_freed_memory() -> None:
-    """Lets glibc keep what is freed instead of giving it back, for as long as the process lives.
+    """Let glibc keep what is freed instead of giving it back, for as long as the process lives.
 
     Left alone, as nearly all users leave it, a new process takes the pages of every temporary above 32 MiB anew from
     the system, and what makes fewer of them gains more (P8, P11). It may grow out of that: where earlier work has left
@@ -28,13 +28,13 @@ def keep_freed_memory() -> None:
 
 
 def synchronise(device: torch.device) -> None:
-    """Waits until the device has done what it was given; a CPU always has."""
+    """Wait until the device has done its work; a CPU always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(work: Callable[[], object], device: torch.device | None = None, *, calls: int = 1) -> Measurement:
-    """Measures `work` in seconds a call, over `calls` calls in a row, until the device has finished them."""
+    """Measure `work` in seconds a call, over `calls` calls in a row, until the device has finished them."""
     where = device or torch.device("cpu")
 
     def measure() -> float:

@@ -1,8 +1,8 @@
-"""P13: what tracking costs the training loop, with a tracking server that answers and with one that does not.
+"""P13: cost of tracking for the training loop, with a tracking server that answers and with one that does not.
 
 The loop only appends to its journal; a thread (with Ray: the driver's process) carries the journal to the server. So
 the time inside tracker calls is the time in which the training thread appends. What the uploading thread computes
-meanwhile is reported beside it: with the plain launcher it may compete for Python's lock.
+meanwhile is reported too: with the plain launcher it may compete for Python's lock.
 """
 
 import os
@@ -68,7 +68,7 @@ def measure(settings: Settings) -> list[Row]:
 
 
 def tracked_run(spec: ExperimentSpec, uri: str) -> tuple[list[float], float, float]:
-    """Trains a run with its replayer beside it.
+    """Train a run while its replayer uploads.
 
     Returns, for every block of steps, the share of the time in which the training thread was inside the journal; the
     seconds that one line took in the median; and the processor time of the uploading thread over all that time.
@@ -92,7 +92,7 @@ def tracked_run(spec: ExperimentSpec, uri: str) -> tuple[list[float], float, flo
 
 
 class _Clock:
-    """Looks at the time around the journal's, the uploader's and the engine's calls."""
+    """Clock of the journal's, the uploader's and the engine's calls."""
 
     def __init__(self) -> None:
         self.uploading_s = 0.0
@@ -102,16 +102,16 @@ class _Clock:
 
     @property
     def training_s(self) -> float:
-        """From the first step's start to the last one's."""
+        """Time from the first step's start to the last one's."""
         return self._marks[-1][0] - self._marks[0][0] if self._marks else 0.0
 
     @property
     def append_s(self) -> float:
-        """What one line of the journal took, in the median."""
+        """Median time of one line of the journal in seconds."""
         return median(self._lines_s)
 
     def shares(self) -> list[float]:
-        """Of every whole block of steps after the first."""
+        """Shares of every whole block of steps after the first."""
         ends = self._marks[::BLOCK_STEPS]
         pairs = pairwise(ends[1:])
         return [(after[1] - before[1]) / (after[0] - before[0]) for before, after in pairs]
@@ -141,7 +141,7 @@ class _Clock:
         clock = self
 
         class ClockedEngine(TrainingEngine):
-            """Notes when each step begins."""
+            """Record the time at which each step begins."""
 
             def step(self, *arguments: Any, **options: Any) -> Any:
                 clock._marks.append((time.perf_counter(), clock._appending_s))

@@ -1,4 +1,4 @@
-"""P1: one training step against torchvision's, and P2: what the IoU branch and its targets cost.
+"""P1: one training step against torchvision's, and P2: cost of the IoU branch and its targets.
 
 ResNet-50-FPN, IoU head on, from a batch in the host's memory to updated weights. Ours uploads uint8 pixels and
 normalises on the device; torchvision's users upload floats.
@@ -104,5 +104,5 @@ def measure_iou_branch(settings: Settings) -> list[Row]:
 
 
 def precision(dtype: torch.dtype | None) -> str:
-    """In words."""
+    """Name of an autocast dtype, for descriptions."""
     return "float32" if dtype is None else "bfloat16 autocast"

@@ -25,10 +25,10 @@ def compare_variants(
     """The rows of all variants that the settings ask for; one that fails becomes a row that says so.
 
     Args:
-        ours: of 'is it compiled?', in seconds; made when its turn comes.
-        speed_up: the goal on a GPU; None where the ratio is reported only.
-        amount: the second row, of 'is it compiled?' and our seconds.
-        not_here: what the second row would be, where there is no GPU.
+        ours: measurement in seconds, from True for a compiled network; made when its turn comes.
+        speed_up: goal on a GPU; None where the ratio is reported only.
+        amount: second row, from True for a compiled network and our seconds.
+        not_here: subject of the second row, for machines without a GPU.
     """
 
     def variant(compiled: bool, name: str) -> list[Row]:
