@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from detector.config.fields import canonicalise, identity
+from detector.config.names import BackboneName
 from detector.errors import ConfigError
 
 NUMERICS_VERSION = 1
@@ -18,8 +19,6 @@ NUMERICS_VERSION = 1
 
 IOU_HEAD = "model.iou_head"
 """Field whose absence makes the baseline: what only concerns the head does not count there."""
-
-BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x4d", "resnext101_32x8d"]
 
 
 def _require(holds: bool, field_name: str, value: object, expected: str) -> None:
@@ -41,7 +40,7 @@ def _require_not_negative(field_name: str, value: float) -> None:
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Backbone: a torchvision ResNet whose C3, C4 and C5 feed the FPN."""
+    """Backbone, whose C3, C4 and C5 feed the FPN: one of torchvision's ResNets."""
 
     name: BackboneName = "resnet50"
     weights: Literal["imagenet", "none"] = "imagenet"
@@ -103,6 +102,7 @@ class RetinaNetConfig:
     """IoU-aware RetinaNet; `iou_head=False` is the baseline, and nothing else changes with it."""
 
     kind: ClassVar[str] = "retinanet"
+    builder: ClassVar[str] = "detector.models.retinanet:build"
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
@@ -126,9 +126,9 @@ class RetinaNetConfig:
         _require(0 < self.prior_probability < 1, "model.prior_probability", self.prior_probability, "between 0 and 1")
 
     @property
-    def initial_weights(self) -> Literal["imagenet", "none"]:
-        """Weights that training starts from."""
-        return self.backbone.weights
+    def pretrained(self) -> BackboneConfig | None:
+        """Backbone whose ImageNet weights training starts from; None: random weights."""
+        return self.backbone if self.backbone.weights == "imagenet" else None
 
     @property
     def trains_batch_statistics(self) -> bool:
@@ -141,6 +141,7 @@ class TorchvisionRetinaNetConfig:
     """torchvision's `retinanet_resnet50_fpn`, with its own anchors, losses and post-processing; no IoU head."""
 
     kind: ClassVar[str] = "torchvision_retinanet"
+    builder: ClassVar[str] = "detector.models.torchvision_retinanet:build"
 
     weights: Literal["imagenet", "none"] = "imagenet"
     """Initial weights of the ResNet-50 backbone; 'none': from scratch."""
@@ -157,9 +158,9 @@ class TorchvisionRetinaNetConfig:
         return False
 
     @property
-    def initial_weights(self) -> Literal["imagenet", "none"]:
-        """Weights that training starts from."""
-        return self.weights
+    def pretrained(self) -> BackboneConfig | None:
+        """Backbone whose ImageNet weights training starts from; None: random weights."""
+        return BackboneConfig(name="resnet50") if self.weights == "imagenet" else None
 
     @property
     def trains_batch_statistics(self) -> bool:
@@ -168,6 +169,11 @@ class TorchvisionRetinaNetConfig:
 
 
 DetectorConfig = RetinaNetConfig | TorchvisionRetinaNetConfig
+"""Every detector: `kind` names it in the plain form, `builder` is its function (config, LossConfig, number of classes).
+
+A configuration says whether it has an IoU head, which backbone starts from ImageNet weights, and whether it trains
+batch statistics.
+"""
 
 
 @dataclass(frozen=True)

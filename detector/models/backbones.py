@@ -1,137 +1,42 @@
-"""The backbone: torchvision's ResNets up to C5, their normalisation and freezing, and their ImageNet weights.
+"""The port of a backbone, the builder of every backbone that a configuration can name, and ImageNet weights.
 
-B images. Features C3, C4, C5 are (B, channels, H_l, W_l) with strides 8, 16, 32. The stride of a bottleneck lies in
-its 3x3 convolution, as in torchvision and in the paper's code.
+B images. Features C3, C4, C5 are (B, channels, H_l, W_l) with strides 8, 16, 32.
 """
 
-import math
 import pickle
-import warnings
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, NamedTuple
 from urllib.parse import urlparse
 from urllib.request import Request, urlopen
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torchvision.models import get_model_weights
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from detector.config import BackboneConfig, BackboneName
+from detector.config import BackboneConfig, names
+from detector.config.names import BackboneName
 from detector.errors import CheckpointError
 
-
-class _Architecture(NamedTuple):
-    block: type[BasicBlock] | type[Bottleneck]
-    layers: tuple[int, int, int, int]
-    groups: int = 1
-    width_per_group: int = 64
+_CLASSIFIERS = ("fc.", "classifier.")
+"""First parts of the names of torchvision's classifiers, which a backbone does not have."""
 
 
-_ARCHITECTURES: Mapping[BackboneName, _Architecture] = {
-    "resnet18": _Architecture(BasicBlock, (2, 2, 2, 2)),
-    "resnet34": _Architecture(BasicBlock, (3, 4, 6, 3)),
-    "resnet50": _Architecture(Bottleneck, (3, 4, 6, 3)),
-    "resnet101": _Architecture(Bottleneck, (3, 4, 23, 3)),
-    "resnext101_32x4d": _Architecture(Bottleneck, (3, 4, 23, 3), groups=32, width_per_group=4),
-    "resnext101_32x8d": _Architecture(Bottleneck, (3, 4, 23, 3), groups=32, width_per_group=8),
-}
+class Backbone(nn.Module, ABC):
+    """Network up to C5, under torchvision's parameter names, so that its published weights fit."""
 
+    channels: tuple[int, int, int]
+    """Channels of C3, C4 and C5."""
 
-class FrozenStatisticsBatchNorm2d(nn.Module):
-    """BatchNorm2d that always normalises with its stored statistics; weight and bias may still be trained.
-
-    Its state has BatchNorm2d's names, without `num_batches_tracked`, which is ignored where a file has it.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, features: Tensor) -> Tensor:
-        return functional.batch_norm(
-            features, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-        )
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        state_dict.pop(prefix + "num_batches_tracked", None)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(32, channels), channels)
-
-
-class ResNetBackbone(nn.Module):
-    """A torchvision ResNet without its classifier, under torchvision's parameter names."""
-
-    def __init__(self, config: BackboneConfig) -> None:
-        super().__init__()
-        norm = config.resolved_norm
-        if norm == "batch":
-            warnings.warn(
-                "backbone.norm 'batch' trains BatchNorm statistics on each worker's own images: results then depend on "
-                "the number of workers. 'group' or 'frozen_statistics' do not.",
-                stacklevel=2,
-            )
-        elif norm == "frozen_statistics" and config.weights == "none":
-            warnings.warn(
-                "backbone.norm 'frozen_statistics' with weights 'none' normalises nothing: the stored statistics stay "
-                "at mean 0 and variance 1. Use 'group' to train from scratch.",
-                stacklevel=2,
-            )
-        layers = {"frozen_statistics": FrozenStatisticsBatchNorm2d, "group": _group_norm, "batch": nn.BatchNorm2d}
-        architecture = _ARCHITECTURES[config.name]
-        net = ResNet(
-            architecture.block,
-            list(architecture.layers),
-            num_classes=1,  # the classifier is not used
-            groups=architecture.groups,
-            width_per_group=architecture.width_per_group,
-            norm_layer=layers[norm],
-        )
-        self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
-        expansion = architecture.block.expansion
-        self.channels = (128 * expansion, 256 * expansion, 512 * expansion)
-        stages = [nn.ModuleList([self.conv1, self.bn1]), self.layer1, self.layer2, self.layer3, self.layer4]
-        # A tuple is not registered: these modules have their names already.
-        self._frozen = tuple(stages[: config.resolved_frozen_stages + 1])
-        for stage in self._frozen:
-            stage.requires_grad_(False)
-
+    @abstractmethod
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (B, 3, H, W) to C3, C4, C5."""
-        stem = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        c3 = self.layer2(self.layer1(stem))
-        c4 = self.layer3(c3)
-        return c3, c4, self.layer4(c4)
-
-    def train(self, mode: bool = True) -> "ResNetBackbone":
-        """As usual, but frozen stages keep their statistics even where BatchNorm is trained."""
-        super().train(mode)
-        for stage in self._frozen:
-            stage.eval()
-        return self
+        """Normalised images (B, 3, H, W) to C3, C4, C5."""
 
 
-def build_backbone(config: BackboneConfig) -> ResNetBackbone:
-    """The backbone with random weights (torchvision's initialisation) and frozen stages as `config` says.
-
-    Its `channels` are those of C3, C4, C5. Warns where the normalisation depends on the number of workers, or where
-    nothing is normalised.
-    """
-    return ResNetBackbone(config)
+def build_backbone(config: BackboneConfig) -> Backbone:
+    """The backbone with random weights and frozen stages as `config` says; torch's random stream decides them."""
+    backbone: Backbone = names.load(names.BACKBONES[config.name])(config)
+    return backbone
 
 
 def resolve_imagenet_weights(name: BackboneName, weights_file: Path | None) -> Path:
@@ -141,14 +46,14 @@ def resolve_imagenet_weights(name: BackboneName, weights_file: Path | None) -> P
         if not weights_file.is_file():
             raise CheckpointError("no such file", file=weights_file, field="weights file", remedy="Check the path")
         return weights_file
-    if name == "resnext101_32x4d":
+    url = _published_url(name)
+    if url is None:
         raise CheckpointError(
             "torchvision publishes no ImageNet weights for it",
             field="backbone.name",
             value=name,
-            remedy="Give a file with --weights-file, choose resnext101_32x8d, or set backbone.weights to 'none'",
+            remedy="Give a file with --weights-file, choose another backbone, or set backbone.weights to 'none'",
         )
-    url = get_model_weights(name).IMAGENET1K_V1.url
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     if not file.is_file():
         _download(url, file)
@@ -173,13 +78,13 @@ def _download(url: str, file: Path) -> None:
 
 
 def load_imagenet_weights(backbone: nn.Module, name: BackboneName, weights_file: Path | None) -> None:
-    """Load ImageNet weights into a backbone in place; the file's classifier (`fc.*`) is ignored.
+    """Load ImageNet weights into a backbone in place; the file's classifier is ignored.
 
     Reads .safetensors, or anything `torch.load` reads without running code. Raises CheckpointError, with the backbone
     unchanged, where the file is missing, unreadable or of another network: keys are named.
     """
     file = resolve_imagenet_weights(name, weights_file)
-    found = {key: value for key, value in read_tensors(file).items() if not key.startswith("fc.")}
+    found = {key: value for key, value in read_tensors(file).items() if not key.startswith(_CLASSIFIERS)}
     wanted = backbone.state_dict()
     # A count that files from before torch 0.4.1 lack and that nothing here uses.
     for state in (found, wanted):
@@ -213,9 +118,17 @@ def _listing(what: str, keys: list[str], limit: int = 5) -> str:
 
 def published_digest(name: BackboneName) -> str | None:
     """First hexadecimal digits of the SHA-256 of torchvision's file of ImageNet V1 weights; None where it has none."""
-    if name == "resnext101_32x4d":
+    url = _published_url(name)
+    return None if url is None else Path(urlparse(url).path).stem.rpartition("-")[2]
+
+
+def _published_url(name: BackboneName) -> str | None:
+    """Address of torchvision's file of ImageNet V1 weights; None where it has none."""
+    try:
+        url: str = get_model_weights(name).IMAGENET1K_V1.url
+    except ValueError:  # not a model of torchvision's
         return None
-    return Path(urlparse(get_model_weights(name).IMAGENET1K_V1.url).path).stem.rpartition("-")[2]
+    return url
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

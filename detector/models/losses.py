@@ -6,7 +6,7 @@ picked out by boolean indexing: shapes do not depend on the data, so a step neve
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, assert_never
 
 import torch
 from torch import Tensor
@@ -122,12 +122,15 @@ def iou_prediction_loss(logits: Tensor, targets: Tensor, positive: Tensor, kind:
     without a half, 'l1' |q - target|. Targets that require gradients get them.
     """
     logits = torch.where(positive, logits.float(), 0.0)
-    if kind == "bce":
-        losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    elif kind == "l2":
-        losses = (logits.sigmoid() - targets).square()
-    else:
-        losses = (logits.sigmoid() - targets).abs()
+    match kind:
+        case "bce":
+            losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        case "l2":
+            losses = (logits.sigmoid() - targets).square()
+        case "l1":
+            losses = (logits.sigmoid() - targets).abs()
+        case _:
+            assert_never(kind)
     return torch.where(positive, losses, 0.0).sum()
 
 

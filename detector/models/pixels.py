@@ -1,4 +1,4 @@
-"""Normalisation of pixels by ImageNet's statistics, on the device that runs the network.
+"""Normalisation of pixels by ImageNet's statistics, in the memory format and on the device of the network.
 
 B images, H and W the padded height and width.
 """
@@ -6,7 +6,7 @@ B images, H and W the padded height and width.
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # ImageNet's statistics times 255, in RGB order (section 4.1: MMDetection's defaults).
 MEAN_RGB = (123.675, 116.28, 103.53)
@@ -28,6 +28,16 @@ def normalise(images: Tensor, sizes: Tensor, *, memory_format: torch.memory_form
     in_padding = (rows >= sizes[:, 0, None])[:, None, :, None] | (columns >= sizes[:, 1, None])[:, None, None, :]
     values = images.to(torch.float32, memory_format=memory_format, copy=True)
     return values.sub_(mean).div_(std).masked_fill_(in_padding, 0.0)
+
+
+def memory_format_of(network: nn.Module) -> torch.memory_format:
+    """Memory format of the weights of a convolutional network, in which it wants its images.
+
+    Its first weights of four dimensions tell the formats apart: a kernel larger than 1x1 on three channels.
+    """
+    weights = next(parameter for parameter in network.parameters() if parameter.dim() == 4)
+    channels_last = weights.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 @lru_cache

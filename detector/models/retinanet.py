@@ -18,7 +18,7 @@ from detector.models.detector import Detections, Detector, LossSums, ScoringRow
 from detector.models.fpn import FeaturePyramid
 from detector.models.heads import HeadOutputs, RetinaNetHeads
 from detector.models.losses import detection_losses
-from detector.models.pixels import normalise
+from detector.models.pixels import memory_format_of, normalise
 from detector.models.postprocess import postprocess_rows
 
 __all__ = ["HeadOutputs", "RetinaNet"]
@@ -84,9 +84,11 @@ class RetinaNet(Detector):
 
     def _run(self, batch: Batch) -> tuple[HeadOutputs, tuple[Tensor, ...], Tensor]:
         """Outputs, anchors (A_l, 4) of every level and (B, A) bool, False for anchors wholly in the padding."""
-        # A 7x7 convolution's weights tell the formats apart: no dimension that matters has size 1.
-        channels_last = self.backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last)
-        memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        outputs = self(normalise(batch.images, batch.sizes).contiguous(memory_format=memory_format))
+        outputs = self(normalise(batch.images, batch.sizes, memory_format=memory_format_of(self.backbone)))
         anchors = self.anchors(outputs.feature_shapes, batch.images.device)
         return outputs, anchors, self.anchors.inside_mask(anchors, batch.sizes)
+
+
+def build(config: RetinaNetConfig, loss: LossConfig, num_classes: int) -> Detector:
+    """RetinaNet, for `build_detector`."""
+    return RetinaNet(config, num_classes, loss)

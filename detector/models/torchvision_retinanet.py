@@ -17,11 +17,12 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from detector.config import ScoringConfig, TorchvisionRetinaNetConfig
+from detector.config import LossConfig, ScoringConfig, TorchvisionRetinaNetConfig
 from detector.data.batching import Batch
 from detector.errors import CheckpointError, ConfigError
 from detector.models.backbones import load_imagenet_weights
 from detector.models.detector import Detections, Detector, LossSums, ScoringRow
+from detector.models.pixels import memory_format_of
 
 _ALL_LAYERS = 5
 
@@ -94,8 +95,7 @@ class TorchvisionRetinaNet(Detector):
         Return its outputs in float32, 'cls_logits' (B, A, C) and 'bbox_regression' (B, A, 4), the anchors (A, 4) of
         each image, and the number of anchors of each level.
         """
-        channels_last = self.network.backbone.body.conv1.weight.is_contiguous(memory_format=torch.channels_last)
-        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        memory_format = memory_format_of(self.network.backbone)
         pixels = self._normalise(batch.images[images], batch.sizes[images]).contiguous(memory_format=memory_format)
         features = list(self.network.backbone(pixels).values())
         outputs = {name: output.float() for name, output in self.network.head(features).items()}
@@ -136,6 +136,11 @@ class TorchvisionRetinaNet(Detector):
             )
             for found in network.postprocess_detections(outputs, anchors, sizes)
         ]
+
+
+def build(config: TorchvisionRetinaNetConfig, loss: LossConfig, num_classes: int) -> Detector:
+    """torchvision's RetinaNet, for `build_detector`; its losses are its own."""
+    return TorchvisionRetinaNet(config, num_classes)
 
 
 def _check_row(row: ScoringRow) -> None:

@@ -1,25 +1,23 @@
 """The data formats, in one list, and the functions that open a data set in any of them.
 
-A new format is a module with a `DataFormat` and a line in `FORMATS`, with its name in `FormatName`.
+A new format is a module with a `DataFormat`, and its word in `detector.config.names`.
 """
 
 import os
 from pathlib import Path
-from typing import Literal
 
+from detector.config import names
+from detector.config.names import FormatName
 from detector.data.class_list import later_split, single_dataset, training_and_validation
 from detector.data.formats.coco_folders import COCO, dataset_folder, explicit_files
 from detector.data.formats.data_format import DataFormat
-from detector.data.formats.voc import VOC
-from detector.data.formats.yolo import YOLO, is_description
+from detector.data.formats.yolo import is_description
 from detector.data.invalid_entries import first_ten
 from detector.data.parsed_split import ParsedSplit
 from detector.data.samples import Dataset
 from detector.errors import DatasetError
 
-FORMATS: tuple[DataFormat, ...] = (COCO, VOC, YOLO)
-FormatName = Literal["auto", "coco", "voc", "yolo"]
-"""'auto' recognises the format by the files that are there."""
+FORMATS: tuple[DataFormat, ...] = tuple(names.load(reference) for reference in names.FORMATS.values())
 
 
 def open_dataset(

@@ -25,7 +25,7 @@ from runyard.runs.manifest import build_manifest, without_secrets
 from runyard.runs.names import is_run_name, run_name, safe_name
 from runyard.runs.storage import FORMAT, check_format, not_writable, open_storage, require_format, storage_folder
 from runyard.runs.weights import initial_weights, with_weights_digest
-from runyard.spec import ExperimentSpec, from_dict, starts_from_weights, to_dict
+from runyard.spec import ExperimentSpec, from_dict, to_dict
 from runyard.spec.identity import differences
 
 _OTHER_STORAGE = "Use another --storage"
@@ -171,7 +171,7 @@ def skipped_text(folder: RunFolder, spec: ExperimentSpec) -> str:
 
 def _write(spec: ExperimentSpec, folder: RunFolder, train: Dataset, val: Dataset, fingerprints: dict[str, str]) -> None:
     """Everything that a run is begun with; the spec comes last and makes it one."""
-    weights = initial_weights(spec) if starts_from_weights(spec) else None
+    weights = initial_weights(spec)
     manifest = build_manifest(dataset_fingerprints=fingerprints, seed=spec.seed)
     manifest["format"] = FORMAT
     manifest["numerics"] = NUMERICS_VERSION

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from detector.config import BackboneConfig, RetinaNetConfig
+from detector.config import BackboneConfig
 from detector.errors import ConfigError
-from runyard.spec import ExperimentSpec, starts_from_weights
+from runyard.spec import ExperimentSpec
 
 # torchvision, which the backbones need, takes a second to import: only a run with weights to read waits for it.
 
@@ -27,7 +27,8 @@ def with_weights_digest(spec: ExperimentSpec) -> ExperimentSpec:
     file = spec.source.weights_file
     if file is None:
         return spec
-    if not starts_from_weights(spec):
+    backbone = spec.model.pretrained
+    if backbone is None:
         raise ConfigError(
             "is not used by a training from scratch",
             field="source.weights_file",
@@ -35,31 +36,26 @@ def with_weights_digest(spec: ExperimentSpec) -> ExperimentSpec:
             remedy="Leave it out, or set the backbone's weights to 'imagenet'",
         )
     file = file.expanduser().resolve()
-    digest = _digest_of_file(file, backbone_of(spec))
+    digest = _digest_of_file(file, backbone)
     if spec.source.weights_digest not in (None, digest):
         raise ConfigError("holds other weights than expected", file=file, field="source.weights_digest", value=digest)
     return replace(spec, source=replace(spec.source, weights_file=file, weights_digest=digest))
 
 
-def initial_weights(spec: ExperimentSpec) -> dict[str, Tensor]:
-    """State of the backbone with its initial weights, checked against the network.
+def initial_weights(spec: ExperimentSpec) -> dict[str, Tensor] | None:
+    """State of the backbone with its initial weights, checked against the network; None: random weights.
 
     Workers on other nodes read it from the run's folder. Raises CheckpointError for a file that is missing, cannot be
     read or downloaded, or is of another network.
     """
     from detector.models.backbones import build_backbone, load_imagenet_weights
 
-    config = backbone_of(spec)
+    config = spec.model.pretrained
+    if config is None:
+        return None
     backbone = build_backbone(config)
     load_imagenet_weights(backbone, config.name, spec.source.weights_file)
     return dict(backbone.state_dict())
-
-
-def backbone_of(spec: ExperimentSpec) -> BackboneConfig:
-    """Configuration of the detector's backbone."""
-    if isinstance(spec.model, RetinaNetConfig):
-        return spec.model.backbone
-    return BackboneConfig(name="resnet50", weights=spec.model.weights)
 
 
 def digest_of_tensors(tensors: dict[str, Tensor]) -> str:

@@ -19,6 +19,7 @@ from detector.config import (
     fields,
 )
 from detector.config.fields import canonicalise
+from detector.config.names import FormatName
 from detector.errors import ConfigError
 from runyard.spec.identity import changed_fields, evaluation_hash, training_hash, trial_id, validation_hash
 
@@ -32,7 +33,7 @@ def depends_on_devices(spec: "ExperimentSpec") -> bool:
 
 def starts_from_weights(spec: "ExperimentSpec") -> bool:
     """True if training starts from weights rather than from random numbers."""
-    return spec.model.initial_weights != "none"
+    return spec.model.pretrained is not None
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class SourceConfig:
 
     data: Path | None = None
     """Folder of the data set."""
-    format: Literal["auto", "coco", "voc", "yolo"] = "auto"
+    format: FormatName = "auto"
     train_annotations: Path | None = None
     """COCO JSON of the training split, where the layout cannot tell."""
     train_images: Path | None = None

@@ -1,4 +1,4 @@
-"""The backbone: shapes, names, freezing, normalisation, and reading ImageNet weights."""
+"""The backbones: shapes, names, freezing, normalisation, and reading ImageNet weights."""
 
 import pickle
 from pathlib import Path
@@ -13,12 +13,8 @@ from torch import nn
 from detector.config import BackboneConfig
 from detector.errors import CheckpointError
 from detector.models import backbones
-from detector.models.backbones import (
-    FrozenStatisticsBatchNorm2d,
-    build_backbone,
-    load_imagenet_weights,
-    resolve_imagenet_weights,
-)
+from detector.models.backbones import build_backbone, load_imagenet_weights, resolve_imagenet_weights
+from detector.models.resnet import FrozenStatisticsBatchNorm2d
 
 
 @pytest.mark.parametrize(
