@@ -12,9 +12,8 @@ from pathlib import Path
 from benchmarks import our_detector
 from benchmarks.photos import PHOTO_SIZE, make_photographs
 from benchmarks.rows import Row
-from benchmarks.settings import GPU, Settings
+from benchmarks.settings import GPU, LEARNING_RATE, Settings, precision
 from benchmarks.timing import interleaved, seconds
-from benchmarks.training_step import LEARNING_RATE, precision
 from benchmarks.workloads import COCO_CLASSES
 from detector.config import BackboneConfig, DataConfig
 from detector.data.batching import Batch

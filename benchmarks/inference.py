@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from benchmarks import our_detector, torchvision_detector
 from benchmarks.rows import AnyRow, Row
-from benchmarks.settings import H100, Settings
+from benchmarks.settings import H100, Settings, precision
 from benchmarks.timing import Measurement, seconds
-from benchmarks.training_step import precision
 from benchmarks.variants import compare_variants
 from benchmarks.workloads import BACKGROUND_LOGIT, COCO_CLASSES, FULL_SIZE, training_batch
 from detector.config import ScoringConfig

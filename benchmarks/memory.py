@@ -15,8 +15,7 @@ import torch
 
 from benchmarks import our_detector, torchvision_detector
 from benchmarks.rows import AnyRow, NotRun, Row
-from benchmarks.settings import Settings
-from benchmarks.training_step import LEARNING_RATE, precision
+from benchmarks.settings import LEARNING_RATE, Settings, precision
 from benchmarks.workloads import COCO_CLASSES, FULL_SIZE, training_batch
 from detector.config import ScoringConfig
 

@@ -39,7 +39,7 @@ class Pace:
         while not (self.folder / f"go-{block}").exists():
             time.sleep(_LOOK_S)
 
-    def tell(self, block: int, seconds: float) -> None:
+    def report_time(self, block: int, seconds: float) -> None:
         """Report, from the loop, the time that the block has taken."""
         partial = self.folder / f".took-{block}"
         partial.write_text(json.dumps(seconds))
@@ -72,7 +72,7 @@ class PacedEngine(TrainingEngine):
         block, position = divmod(self._calls, self.pace.steps)
         if position == 0:
             if block > 0:
-                self.pace.tell(block - 1, time.perf_counter() - self._started)
+                self.pace.report_time(block - 1, time.perf_counter() - self._started)
             self.pace.wait_for_start(block)
             self._started = time.perf_counter()
         self._calls += 1

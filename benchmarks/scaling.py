@@ -16,9 +16,8 @@ import torch.distributed as dist
 
 from benchmarks import our_detector
 from benchmarks.rows import AnyRow, NotRun, Row
-from benchmarks.settings import Settings
+from benchmarks.settings import LEARNING_RATE, Settings, precision
 from benchmarks.timing import interleaved, seconds
-from benchmarks.training_step import LEARNING_RATE, precision
 from benchmarks.workloads import COCO_CLASSES, FULL_SIZE, training_batch
 from detector.config import BackboneConfig
 

@@ -8,7 +8,10 @@ from benchmarks.intervals import Goal
 from detector.engine import autocast_dtype
 
 GPU, H100 = "a GPU", "an H100"
-"""What some goals are about."""
+"""Devices that some goals are set for."""
+
+LEARNING_RATE = 0.0
+"""Random weights on noise would diverge within a few steps; an update costs the same whatever its size."""
 
 
 @dataclass(frozen=True)
@@ -55,3 +58,8 @@ class Settings:
     def describe(self, size: str, *, full: bool) -> str:
         """A size in words, that says where it is not the goal's."""
         return size if full and not self.quick else f"reduced: {size}"
+
+
+def precision(dtype: torch.dtype | None) -> str:
+    """Name of an autocast dtype, for descriptions."""
+    return "float32" if dtype is None else "bfloat16 autocast"

@@ -6,18 +6,13 @@ normalises on the device; torchvision's users upload floats.
 
 from collections.abc import Sequence
 
-import torch
-
 from benchmarks import our_detector, torchvision_detector
 from benchmarks.rows import AnyRow, Row
-from benchmarks.settings import H100, Settings
+from benchmarks.settings import H100, LEARNING_RATE, Settings, precision
 from benchmarks.timing import Measurement, interleaved, seconds
 from benchmarks.variants import compare_variants
 from benchmarks.workloads import COCO_CLASSES, FULL_SIZE, training_batch
 from detector.data.batching import Batch
-
-LEARNING_RATE = 0.0
-"""Random weights on noise would diverge within a few steps; an update costs the same whatever its size."""
 
 
 def pinned_batch(settings: Settings, images: int, size: tuple[int, int]) -> Batch:
@@ -101,8 +96,3 @@ def measure_iou_branch(settings: Settings) -> list[Row]:
             goal_text="at most 1 %",
         )
     ]
-
-
-def precision(dtype: torch.dtype | None) -> str:
-    """Name of an autocast dtype, for descriptions."""
-    return "float32" if dtype is None else "bfloat16 autocast"

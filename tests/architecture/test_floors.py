@@ -15,7 +15,7 @@ PACKAGES = {
 }
 MOST_FLOORS = 5
 
-ENFORCED = False
+ENFORCED = True
 """True once the tree is within the limit."""
 
 

@@ -11,7 +11,7 @@ FOLDERS = ("detector", "platform", "experiments", "benchmarks", "tests")
 EXCEPT = {Path(__file__).resolve(), Path(__file__).resolve().with_name("words.py")}
 """Files that hold the words because they are about them."""
 
-ENFORCED = False
+ENFORCED = True
 """True once the tree is free of them."""
 
 

@@ -130,7 +130,9 @@ def assert_right(rows: Sequence[TableRow], trials: Sequence[Trial]) -> None:
         possible = [
             other
             for other in rows
-            if not other.spec.model.iou_head and setting_without_head(other.spec) == setting_without_head(row.spec)
+            if not other.spec.model.iou_head
+            and setting_without_head(other.spec) == setting_without_head(row.spec)
+            and set(other.seeds) & set(row.seeds)
         ]
         assert baseline is (next(iter(possible), None) if row.spec.model.iou_head else None)
         if row.spec.model.iou_head and not possible:

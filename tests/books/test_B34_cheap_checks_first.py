@@ -27,7 +27,7 @@ def unreadable(spec: ExperimentSpec, tmp_path: Path) -> ExperimentSpec:
 
 
 def run(spec: ExperimentSpec, work: Work, **runtime: Any) -> str:
-    """What the driver says of a run."""
+    """Output of the driver on a run."""
     console = Console(file=io.StringIO(), width=300)
     run_one(
         replace(spec, runtime=replace(spec.runtime, **runtime)),

@@ -24,7 +24,7 @@ def test_iou_by_hand() -> None:
     shifted = torch.tensor([5.0, 0.0, 15.0, 10.0])
     assert elementwise_iou(box, shifted).item() == pytest.approx(1 / 3)
     assert elementwise_iou(box, box).item() == 1.0
-    assert elementwise_iou(box, box + 10).item() == 0.0  # a shared corner is no overlap
+    assert elementwise_iou(box, box + 10).item() == 0.0  # a shared corner does not overlap
 
 
 def test_iou_equals_torchvision_and_is_symmetric() -> None:

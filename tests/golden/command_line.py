@@ -18,8 +18,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = ROOT / "experiments"
-SWEEP_SCRIPTS = ("coco_main.py",)
-"""Scripts that have another command line with --rows."""
 ARGPARSE_MODULES = ("runyard.training.local", "benchmarks", "benchmarks.gpu")
 ANSWER = re.compile(r"\((default: .*|required|repeatable)\)$")
 OPTION = re.compile(r"^(-\S.*?|[A-Z][A-Z_]*(?: \S+)*?)(?:\s{2,}(\S.*))?$")
@@ -142,8 +140,6 @@ def describe() -> str:
     sections = tyro_sections("runyard", "runyard.cli", [])
     for script in scripts():
         sections += tyro_sections(f"experiments/{script.name}", script, [])
-        if script.name in SWEEP_SCRIPTS:
-            sections += tyro_sections(f"experiments/{script.name} --rows", script, ["--rows", "r50-iou"])
     sections += [argparse_section(module) for module in ARGPARSE_MODULES]
     return "\n\n".join(sections) + "\n"
 

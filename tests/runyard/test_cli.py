@@ -49,7 +49,7 @@ def test_dry_run_prints_a_spec_that_reads_back_and_starts_nothing(tmp_path: Path
     ("arguments", "message"),
     [
         ((), "error: source.data: no data set was named. Give its folder with --data"),
-        (("--data", "nowhere"), "there is no such folder"),
+        (("--data", "nowhere"), "no such folder"),
         (("--optim.epochs", "0"), "optim.epochs: expected at least 1"),
         (("--optim.epoch", "3"), "--optim.epoch"),
         (("--row", "r7"), "rows: unknown row"),

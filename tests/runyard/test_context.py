@@ -1,4 +1,4 @@
-"""What ranks tell each other, alone and together, and what a broken connection means to a person."""
+"""Exchange between ranks, and the plain form of a broken connection."""
 
 import torch
 import torch.distributed as dist

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from runyard.reports.render import cell_text
 from runyard.reports.resampling import best_alpha_on_halves
-from runyard.reports.rows import Resampled, TableRow, baseline_of, gains_of
+from runyard.reports.rows import Resampled, TableRow, baseline_of, common_seeds, gains_of
 from runyard.spec.identity import digest, setting_of
 
 _FEWEST_ALPHAS = 3
@@ -39,10 +39,12 @@ def choice_sentences(rows: Sequence[TableRow], resampled: Resampled) -> list[str
 
 
 def _on_halves(group: Mapping[float, TableRow], name: str, resampled: Resampled) -> list[str]:
+    seeds = common_seeds(list(group.values()))
+    results = {alpha: [r for r in row.results if r.spec.seed in seeds] for alpha, row in group.items()}
     whole = {
-        alpha: [resampled[result.id] for result in row.results]
-        for alpha, row in group.items()
-        if all(result.id in resampled for result in row.results)
+        alpha: [resampled[result.id] for result in of_alpha]
+        for alpha, of_alpha in results.items()
+        if of_alpha and all(result.id in resampled for result in of_alpha)
     }
     return [
         f"Best alpha{name} on one half of the images ({choice.images[0]:,}): {choice.alpha:g}, with COCO AP "

@@ -191,15 +191,12 @@ def _notes(sweep: SweepResult, rows: Sequence[TableRow], paper: PaperTable | Non
             f"The difference to the baseline has a 95% interval from {RESAMPLES:,} paired resamples of the images: "
             "what other images would change, not what other seeds of training would."
         )
-    if any(not row.spec.model.iou_head for row in rows):
-        without_difference: dict[str, list[str]] = {}
-        for row in rows:
-            if (reason := why_no_baseline(row, rows)) is not None:
-                without_difference.setdefault(reason, []).append(row.label)
-        notes += [f"No difference for {', '.join(names)}: {why}." for why, names in without_difference.items()]
-    seeds = max((len(row.results) for row in rows), default=0)
-    one = "One seed: what another training would give is not known."
-    notes.append(f"Mean ± standard deviation over {seeds} seeds." if seeds > 1 else one)
+    without_difference: dict[str, list[str]] = {}
+    for row in rows:
+        if (reason := why_no_baseline(row, rows)) is not None:
+            without_difference.setdefault(reason, []).append(row.label)
+    notes += [f"No difference for {', '.join(names)}: {why}." for why, names in without_difference.items()]
+    notes.append(_seeds_note(rows))
     commits = dict.fromkeys(commit[:12] for row in rows for commit in row.commits)
     if len(commits) > 1:
         notes.append(f"Trained at different commits: {', '.join(commits)}.")
@@ -210,6 +207,15 @@ def _notes(sweep: SweepResult, rows: Sequence[TableRow], paper: PaperTable | Non
             f"Not comparable with the paper's {paper.name} ({paper.evaluated_on.name}): {reason}." for reason in reasons
         ]
     return notes
+
+
+def _seeds_note(rows: Sequence[TableRow]) -> str:
+    counts = sorted({len(row.results) for row in rows})
+    if not counts or counts[-1] == 1:
+        return "One seed: what another training would give is not known."
+    number = str(counts[-1]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    differences = "" if len(counts) == 1 else " A difference is over the seeds that both rows have."
+    return f"Mean ± standard deviation over {number} seeds.{differences}"
 
 
 def _checked(server: ServerResults, rows: Sequence[TableRow], columns: Sequence[str]) -> ServerResults:

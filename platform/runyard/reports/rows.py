@@ -157,7 +157,7 @@ def rows_of(results: Sequence[TrialResult]) -> list[TableRow]:
 
 
 def baseline_of(row: TableRow, rows: Sequence[TableRow]) -> TableRow | None:
-    """The row without an IoU head that is otherwise trained and scored like this one, on the same images."""
+    """The row without an IoU head that is otherwise trained and scored like this one, on the same images and a seed."""
     if not row.spec.model.iou_head:
         return None
     return next((other for other in rows if _is_baseline_of(other, row)), None)
@@ -176,20 +176,31 @@ def why_no_baseline(row: TableRow, rows: Sequence[TableRow]) -> str | None:
         found = other.baseline_setting
         names = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
         images = zip(("training", "evaluated"), row.data, other.data, strict=True)
-        return names + [f"{what} images" for what, ours, theirs in images if ours != theirs]
+        names += [f"{what} images" for what, ours, theirs in images if ours != theirs]
+        return names if common_seeds([other, row]) else [*names, "seed"]
 
     nearest = min((differences(other) for other in headless), key=len)
     return f"no baseline with the same {', '.join(nearest)}"
 
 
+def common_seeds(rows: Sequence[TableRow]) -> frozenset[int]:
+    """Seeds that every one of the rows has."""
+    return frozenset.intersection(*(frozenset(row.seeds) for row in rows))
+
+
 def gains_of(row: TableRow, baseline: TableRow, columns: Sequence[str], resampled: Resampled) -> dict[str, Interval]:
-    """Difference to the baseline in each column that can be resampled, means over seeds; none where resamples lack."""
-    if any(result.id not in resampled for side in (baseline, row) for result in side.results):
+    """Difference to the baseline in each column that can be resampled; none where resamples lack.
+
+    Means over the seeds that both have: what one row has more of does not enter.
+    """
+    seeds = common_seeds([baseline, row])
+    sides = [[result for result in side.results if result.spec.seed in seeds] for side in (baseline, row)]
+    if any(result.id not in resampled for side in sides for result in side):
         return {}
-    before, after = ([resampled[result.id].draws for result in side.results] for side in (baseline, row))
+    before, after = ([resampled[result.id].draws for result in side] for side in sides)
     return {column: mean_difference(before, after, column) for column in columns if column in METRICS}
 
 
 def _is_baseline_of(other: TableRow, row: TableRow) -> bool:
     same = other.baseline_setting == row.baseline_setting and other.data == row.data
-    return same and not other.spec.model.iou_head and not other.oracle
+    return same and not other.spec.model.iou_head and not other.oracle and bool(common_seeds([other, row]))

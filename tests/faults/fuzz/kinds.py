@@ -266,7 +266,7 @@ def spec(folder: Path) -> Kind:
         try:
             content = json.loads(path.read_bytes())
         except (ValueError, RecursionError):
-            raise InputError("is no JSON") from None  # `_read_json` of the plain launcher says so
+            raise InputError("is not valid JSON") from None  # as `read_spec` of the plain launcher says
         made = from_dict(content)
         assert len(made.training_hash) == len(made.scoring_hash) == 16
 

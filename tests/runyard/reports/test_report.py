@@ -1,4 +1,4 @@
-"""What a sweep ends with: files that hold the same numbers, plots that are pictures, and `runyard table` again."""
+"""Report of a sweep: files that hold the same numbers, plots that are pictures, and `runyard table` again."""
 
 import csv
 import json

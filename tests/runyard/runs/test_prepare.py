@@ -1,4 +1,4 @@
-"""What is claimed, checked and written before any worker starts."""
+"""Claims, checks and files of a run before any worker starts."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and which are kept."""
+"""Choice of the checkpoint that a run goes on from, and of those that are kept."""
 
 from pathlib import Path
 

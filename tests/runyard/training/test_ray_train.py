@@ -1,4 +1,4 @@
-"""What a failed attempt on Ray is reported as. Starts no cluster; tests/faults injects the failures themselves."""
+"""Reports of failed attempts on Ray. Starts no cluster; tests/faults injects the failures themselves."""
 
 import pytest
 from ray.exceptions import RayActorError
