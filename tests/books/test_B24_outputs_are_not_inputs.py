@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runyard.driver.experiment import run_experiment
 
 from detector.config import ScoringConfig
 from runyard import cli
+from runyard.driver.run import run_one
 from runyard.scoring import detect as module
 from runyard.spec import ExperimentSpec
 
@@ -20,7 +20,7 @@ def run(make_tiny_spec: Callable[[Path], ExperimentSpec], tmp_path_factory: pyte
     spec = make_tiny_spec(tmp_path_factory.mktemp("runs"))
     optim = replace(spec.optim, epochs=1, milestones=())
     spec = replace(spec, optim=optim, scoring=ScoringConfig(score_threshold=0.001))
-    return run_experiment(spec, launcher="local").folder.root
+    return run_one(spec, launcher="local").run.root
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from detector.config import DataConfig
+from runyard.reports.run_plots import make_reports
 from runyard.runs.folder import RunFolder
 from runyard.runs.prepare import PreparedRun, prepare
 from runyard.spec import ExperimentSpec, SourceConfig
-from runyard.tracking.outcome import journaled, make_reports
+from runyard.tracking.outcome import journaled
 from runyard.training.launch import launch
 
 CATEGORIES = ({"id": 1, "name": "cat"}, {"id": 2, "name": "dog"})
