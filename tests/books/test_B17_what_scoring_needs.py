@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from detector.config import ScoringConfig
 from runyard.driver.jobs import Job
 from runyard.driver.plan import make_plan
 from runyard.driver.run import run_sweep
@@ -19,7 +18,6 @@ from runyard.runs.folder import RunFolder
 from runyard.scoring.results import TrialResult
 from runyard.spec import ExperimentSpec
 from runyard.training.launch import Launcher
-from tests.runyard.conftest import Work
 
 
 @pytest.fixture
@@ -50,13 +48,18 @@ def test_B17_results_that_are_there_need_no_images_at_all(copied: ExperimentSpec
     assert result.metrics is not None
 
 
-def test_B17_scorings_run_where_there_is_no_gpu(copied: ExperimentSpec, work: Work) -> None:
-    on_gpus = replace(copied, runtime=replace(copied.runtime, gpus_per_worker=8, workers=50))
-    trials = expand({str(a): replace(on_gpus, scoring=ScoringConfig(alpha=a)) for a in (0.1, 0.9)})
-    plan = make_plan(trials, OpenedData())
-    assert [[job.kind for job in stage] for stage in plan.stages] == [[], ["infer"], ["score", "score"]]
-    run_sweep(trials, "scored", launcher="local", finish=lambda result: Report(), do=work)
-    assert work.done[1:] == ["0.1", "0.9"]
+def test_B17_scorings_run_where_there_is_no_gpu(copied: ExperimentSpec) -> None:
+    alphas = {str(alpha): replace(copied, scoring=replace(copied.scoring, alpha=alpha)) for alpha in (0.1, 0.9)}
+    run_sweep(expand(alphas), "stored", launcher="local", finish=lambda result: Report())
+    on_gpus = replace(copied.runtime, gpus_per_worker=8, workers=50)
+    stricter = {
+        row: replace(spec, runtime=on_gpus, scoring=replace(spec.scoring, score_threshold=0.01))
+        for row, spec in alphas.items()
+    }
+    plan = make_plan(expand(stricter), OpenedData())
+    assert [[job.kind for job in stage] for stage in plan.stages] == [[], [], ["score", "score"]]
+    result = run_sweep(expand(stricter), "stricter", launcher="local", finish=lambda result: Report())
+    assert all(trial.metrics for trial in result.results)
 
 
 def leave_a_file(job: Job, launcher: Launcher) -> None:

@@ -26,16 +26,16 @@ def test_B32_sync_of_a_sweep_uses_the_storage_folders_store_and_uploads_its_tria
     tmp_path: Path, empty_database: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage = tmp_path / "runs"
-    sweep = SweepFolder.of(storage, "table-2")
+    sweep = SweepFolder.in_storage(storage, "table-2")
     trained = RunFolder(storage / "tiny-0123")
-    scored = trained.evaluation("abcdef").as_run
+    scored = trained.evaluation("abcdef")
     children = [
         (trained.journal, TrackedRun("table-2/a", "a", parent="table-2")),
         (scored.journal, TrackedRun("table-2/b", "b", parent="table-2")),
         (storage / "never-started" / "journal.jsonl", TrackedRun("table-2/c", "c", parent="table-2")),
     ]
-    remember_run(sweep.as_run, "experiment", TrackedRun("table-2", "table-2"), children)
-    for journal in (sweep.as_run.journal, trained.journal, scored.journal):
+    remember_run(sweep, "experiment", TrackedRun("table-2", "table-2"), children)
+    for journal in (sweep.journal, trained.journal, scored.journal):
         write_journal(journal)
     (storage / "mlflow.db").write_bytes(empty_database.read_bytes())
     assert cli.main(["sync", str(sweep.root)]) == 0
@@ -50,19 +50,19 @@ def test_B32_sync_of_a_sweep_uses_the_storage_folders_store_and_uploads_its_tria
 
 
 def test_B32_a_sweep_whose_storage_has_moved_is_synced(tmp_path: Path, tracking_uri: str) -> None:
-    sweep = SweepFolder.of(tmp_path / "old", "s")
+    sweep = SweepFolder.in_storage(tmp_path / "old", "s")
     child = tmp_path / "old" / "run" / "journal.jsonl"
-    remember_run(sweep.as_run, "experiment", TrackedRun("s", "s"), [(child, TrackedRun("s/a", "a", parent="s"))])
+    remember_run(sweep, "experiment", TrackedRun("s", "s"), [(child, TrackedRun("s/a", "a", parent="s"))])
     write_journal(child)
-    write_journal(sweep.as_run.journal)
+    write_journal(sweep.journal)
     (tmp_path / "old").rename(tmp_path / "new")
-    assert sync(SweepFolder.of(tmp_path / "new", "s").as_run, tracking_uri) == 4
+    assert sync(SweepFolder.in_storage(tmp_path / "new", "s"), tracking_uri) == 4
 
 
 def test_B32_the_storage_folder_of_every_kind_of_run() -> None:
     storage = Path("/data/runs")
     run = RunFolder(storage / "tiny-0123")
-    for folder in (run, run.evaluation("ab").as_run, SweepFolder.of(storage, "s").as_run):
+    for folder in (run, run.evaluation("ab"), SweepFolder.in_storage(storage, "s")):
         assert storage_of(folder.root) == storage
 
 
