@@ -166,7 +166,7 @@ def xml_bytes(draw: random.Random, text: str) -> bytes:
 
 
 def mutate_table(draw: random.Random, table: pa.Table) -> pa.Table:
-    """A column of the table, or of its candidates, lost, renamed, of another type, emptied or with odd values."""
+    """A column of the table, or of its lists, lost, renamed, of another type, emptied or with odd values."""
     place = draw.randrange(table.num_columns)
     name = table.column_names[place]
     match draw.randrange(6):
@@ -182,14 +182,17 @@ def mutate_table(draw: random.Random, table: pa.Table) -> pa.Table:
         case 4:
             return pa.concat_tables([table, table])
     rows = table.to_pylist()
+    kind = table.schema.field(name).type
     for _ in range(draw.choice((1, 3))):
         row = draw.choice(rows)
-        if name != "candidates" or not row["candidates"]:
-            row[name] = draw.choice((None, -1, 0, 3, 2**31 - 1, -(2**31))) if name != "candidates" else None
+        if not pa.types.is_list(kind):
+            row[name] = draw.choice((None, -1, 0, 3, 2**31 - 1, -(2**31)))
+        elif not row[name]:
+            row[name] = None
         else:
-            found = draw.choice(row["candidates"])
-            member = draw.choice(list(found))
-            floats = member in ("cls_logit", "iou_logit", "true_iou", "x1", "y1", "x2", "y2")
-            odd = (None, float("nan"), float("inf"), -float("inf"), 3e38, -1.0) if floats else (None, -1, 0, 99, 127)
-            found[member] = draw.choice(odd)
+            entry = draw.choice(row[name])
+            member = draw.choice(list(entry))
+            is_float = pa.types.is_floating(kind.value_type.field(member).type)
+            odd = (None, float("nan"), float("inf"), -float("inf"), 3e38, -1.0) if is_float else (None, -1, 0, 99, 127)
+            entry[member] = draw.choice(odd)
     return pa.Table.from_pylist(rows, schema=table.schema)
