@@ -25,8 +25,9 @@ from runyard.locks import held
 from runyard.paper import PaperTable
 from runyard.reports.report import Report, report
 from runyard.runs.data import OpenedData, dataset_name
+from runyard.runs.finished import is_trained
 from runyard.runs.folder import SweepFolder
-from runyard.runs.prepare import locate, skipped_text
+from runyard.runs.prepare import begun_spec, locate, skipped_text
 from runyard.runs.storage import check_storage, open_storage, storage_folder
 from runyard.runs.weights import with_weights_digest
 from runyard.scoring.results import SweepResult, TrialResult, load_sweep, merge_results, read_result, write_trials
@@ -253,10 +254,11 @@ def _run_stages(plan: Plan, runners: _Runners, console: Console) -> dict[str, Fa
 
 
 def _check_machine(trials: Sequence[Trial]) -> None:
-    """ConfigError where this machine cannot run the workers of an unfinished trial; before any data is opened."""
+    """ConfigError where this machine cannot run the workers of an unfinished training; before any data is opened."""
     for trial in trials:
         spec, folder = locate(trial.spec)
-        if not folder.evaluation(spec.scoring_hash).metrics.exists():
+        begun = begun_spec(folder, spec)
+        if begun is None or not is_trained(folder, begun):
             check_launcher(spec, "local")
 
 
