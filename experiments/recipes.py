@@ -17,7 +17,7 @@ from detector.config import (
     ScoringConfig,
     TorchvisionRetinaNetConfig,
 )
-from runyard.spec import ExperimentSpec, PaperReference, RuntimeConfig, against_recipe
+from runyard.spec import SMOKE_PREFIX, ExperimentSpec, PaperReference, RuntimeConfig, against_recipe
 
 BACKBONES: dict[str, tuple[BackboneName, int]] = {
     # Short name: torchvision's name, images of a step in Table 1 (the learning rate follows by the linear rule).
@@ -153,7 +153,7 @@ def smoke(spec: ExperimentSpec) -> ExperimentSpec:
     """The experiment as a quick end-to-end check: a tiny model and few images; its metrics mean nothing."""
     return replace(
         spec,
-        recipe=f"smoke-{spec.recipe}",
+        recipe=f"{SMOKE_PREFIX}{spec.recipe}",
         model=_tiny(spec.model),
         optim=replace(spec.optim, epochs=2, batch_size=8, milestones=(), warmup_steps=2),
         data=replace(spec.data, short_side_px=96, long_side_px=160, train_limit=32, val_limit=16),

@@ -29,6 +29,8 @@ def trial_of(monkeypatch: pytest.MonkeyPatch):
 
 def test_B15_a_smoke_run_is_not_an_unchanged_reproduction(trial_of) -> None:
     assert trial_of().spec.paper.changed == ()
+    assert not trial_of().spec.smoke
+    assert trial_of("--smoke").spec.smoke
     changed = trial_of("--smoke").spec.paper.changed
     assert {"model.backbone.name", "optim.epochs", "data.short_side_px"} <= set(changed)
 

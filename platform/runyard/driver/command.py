@@ -20,7 +20,6 @@ def run_command(table: Table, command: Command, options: Options, runtime_env: d
         command.trials,
         command.name,
         launcher=options.launcher,
-        smoke=options.smoke,
         trains=command.trains,
         runtime_env=runtime_env,
         max_concurrent=options.max_concurrent,

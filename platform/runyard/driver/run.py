@@ -45,7 +45,6 @@ def run_sweep(
     name: str,
     *,
     launcher: Launcher = "ray",
-    smoke: bool = False,
     trains: bool = True,
     runtime_env: dict[str, Any] | None = None,
     max_concurrent: int | None = None,
@@ -56,10 +55,11 @@ def run_sweep(
 ) -> SweepResult:
     """Run what is left to do of a sweep: finished trials stay, interrupted ones go on, failed ones are tried again.
 
+    Smoke runs whose specs name no data get a few generated images.
+
     Args:
         name: name of the sweep; with the data set's name and the storage folder it is its identity. The trials are not:
             a grid may grow, and go on in part; all results that it ever had stay in its tables.
-        smoke: generate a few images where the specs name no data.
         trains: False where the trials score finished runs.
         runtime_env: environment of Ray's workers, from `experiments/_bootstrap.py`.
         max_concurrent: trainings at once; None: as many as the cluster can hold.
@@ -71,6 +71,7 @@ def run_sweep(
     when all that could be done is done.
     """
     console = console or Console()
+    smoke = any(trial.spec.smoke for trial in trials)
     if smoke and trials[0].spec.source.data is None:
         trials = [replace(trial, spec=with_smoke_data(trial.spec)) for trial in trials]
     trials = list({trial.id: trial for trial in trials}.values())  # the generated set has one selection of images
@@ -145,7 +146,7 @@ def run_one(spec: ExperimentSpec, name: str | None = None, **options: Any) -> Tr
     Args:
         name: name of the sweep; None: the run's name or its recipe.
     """
-    if options.get("smoke") and spec.source.data is None:
+    if spec.smoke and spec.source.data is None:
         spec = with_smoke_data(spec)
     trial = Trial(with_weights_digest(spec), spec.paper.row or spec.recipe)
     try:

@@ -127,6 +127,10 @@ class RuntimeConfig:
             raise ConfigError("expected the path of a folder", field="runtime.storage", value=str(self.storage))
 
 
+SMOKE_PREFIX = "smoke-"
+"""Begins the recipe's name of a smoke run."""
+
+
 @dataclass(frozen=True)
 class PaperReference:
     """Row of the paper that an experiment reproduces."""
@@ -170,6 +174,11 @@ class ExperimentSpec:
                 value=self.runtime.min_workers,
                 remedy="Leave it out",
             )
+
+    @property
+    def smoke(self) -> bool:
+        """A quick check, whose numbers mean nothing."""
+        return self.recipe.startswith(SMOKE_PREFIX)
 
     @property
     def training_hash(self) -> str:
