@@ -124,7 +124,12 @@ class RuntimeConfig:
             if getattr(self, name) == "":
                 raise ConfigError("expected a text that is not empty", field=f"runtime.{name}")
         if self.storage is not None and str(self.storage) in ("", "."):
-            raise ConfigError("expected the path of a folder", field="runtime.storage", value=str(self.storage))
+            raise ConfigError(
+                "expected the path of a folder",
+                field="runtime.storage",
+                value=str(self.storage),
+                remedy="The present folder cannot be told from an empty option: give its full path",
+            )
 
 
 SMOKE_PREFIX = "smoke-"
