@@ -1,6 +1,7 @@
 """torchvision's detector behind the port computes what its own forward pass computes, on the same weights and batch."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -146,16 +147,19 @@ def test_detections_are_those_of_its_forward_pass() -> None:
     assert len(found[1][0].scores) <= 7
 
 
-@pytest.mark.parametrize(
-    ("row", "said"),
-    [
-        (ScoringRow(ScoringConfig(alpha=0.5)), "predicts no IoU"),
-        (ScoringRow(ScoringConfig(confidence="none")), "predicts no IoU"),
-        (ScoringRow(ScoringConfig(confidence="class"), oracle=True), "no oracle row"),
-    ],
-)
-def test_rows_that_need_an_iou_are_refused(row: ScoringRow, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+@pytest.mark.parametrize("confidence", ["alpha", "none"])
+def test_without_an_iou_head_every_confidence_is_the_class_score(confidence: Literal["alpha", "none"]) -> None:
+    row = replace(CLASS_ROW, scoring=replace(CLASS_ROW.scoring, confidence=confidence))
+    by_class, same = Predictor(make_detector(), torch.device("cpu"))(make_batch(), [CLASS_ROW, row])
+    for expected, found in zip(by_class, same, strict=True):
+        assert len(found.scores) > 3
+        assert torch.equal(found.scores, expected.class_scores)
+        assert torch.equal(found.boxes, expected.boxes)
+
+
+def test_an_oracle_row_is_refused() -> None:
+    row = ScoringRow(ScoringConfig(confidence="class"), oracle=True)
+    with pytest.raises(ConfigError, match="no oracle row"):
         Predictor(make_detector(), torch.device("cpu"))(make_batch(), [CLASS_ROW, row])
 
 
