@@ -146,6 +146,7 @@ def test_S1_gone_to_the_end_and_told_by_sync_or_by_the_same_command(
     folder: RunFolder,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
     fault: str,
 ) -> None:
     if fault == "is down":
@@ -167,6 +168,7 @@ def test_S1_gone_to_the_end_and_told_by_sync_or_by_the_same_command(
     if fault == "is down":
         server.start()
     server.fault = None
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     if fault == "fails":
         run_one(spec, launcher="local")
         assert "did not reach" not in capsys.readouterr().out

@@ -85,6 +85,6 @@ def test_it_is_trained_resumed_evaluated_and_rescored(spec: ExperimentSpec, tiny
     found, fewer = score_store(store, dataset, SCORING), score_store(store, dataset, strict.scoring)
     assert len(found) == metrics["val/detections"]
     assert len(found) > len(fewer) > 0
-    with pytest.raises(ConfigError, match="predicts no IoU"):
-        keep_candidates(spec, whole, [ScoringRow(ScoringConfig(confidence="none", top_k=7))], context)
+    with pytest.raises(ConfigError, match="no oracle row"):
+        keep_candidates(spec, whole, [ScoringRow(ScoringConfig(top_k=7), oracle=True)], context)
     assert store.rows == CandidateStore.open(whole.candidates(spec.validation_hash)).rows
