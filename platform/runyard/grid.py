@@ -160,9 +160,10 @@ def by_training(trials: Sequence[Trial]) -> list[tuple[Trial, ...]]:
 
 
 def _check_axis(name: str, values: Sequence[Any], spec: ExperimentSpec) -> None:
-    if name not in field_names(spec):
-        known = ", ".join(field_names(spec))
-        raise ConfigError("expected a field that changes results", field=name, remedy=f"Vary one of {known}")
+    varied = [field for field in field_names(spec) if not field.startswith(("runtime.", "source."))]
+    if name not in varied:
+        remedy = f"Vary one of {', '.join(varied)}"
+        raise ConfigError("expected a field that changes results, not a path or resource", field=name, remedy=remedy)
     if not values:
         raise ConfigError("expected at least one value", field=name)
     if len({value_text(value) for value in values}) < len(values):

@@ -69,7 +69,7 @@ def test_B26_a_closed_terminal_ends_training_with_a_checkpoint(
     wait_until(lambda: len(logged_steps(storage)) >= 2 or process.poll() is not None)
     process.send_signal(signal.SIGHUP)
     output = output_of(process, status=143)
-    assert "interrupted; the same command continues the run" in output
+    assert "interrupted; the same command goes on where this one stopped" in output
     (run,) = (RunFolder(path.parent) for path in storage.glob("*/spec.json"))
     assert last_status(run.journal) == "KILLED"
     assert run.checkpoints()[0] == run.checkpoint(logged_steps(storage)[-1])

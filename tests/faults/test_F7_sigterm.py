@@ -27,7 +27,7 @@ def test_F7_the_driver_of_an_experiment_ends_as_killed_and_goes_on(
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 143, output
     assert time.monotonic() - signalled < 60, "it ended by running out of patience"
-    assert "interrupted; the same command continues the run" in output
+    assert "interrupted; the same command goes on where this one stopped" in output
     assert last_status(folder.journal) == "KILLED"
     assert tracked_statuses(storage) == ["KILLED", "KILLED"]
     stopped_after = last_step(folder)

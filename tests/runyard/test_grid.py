@@ -66,6 +66,8 @@ def test_an_axis_that_concerns_the_absent_head_leaves_one_baseline() -> None:
         ({"iou": IOU}, {"axes": {"loss": ["bce"]}}, "loss: expected a field that changes results"),
         ({"iou": IOU}, {"axes": {"seed.x": [1]}}, "seed.x: expected a field that changes results"),
         ({"iou": IOU}, {"axes": {"runtime.loader_workers": [1]}}, "expected a field that changes results"),
+        ({"iou": IOU}, {"axes": {"runtime.workers": [1, 8]}}, "not a path or resource"),
+        ({"iou": IOU}, {"axes": {"source.weights_digest": ["a", "b"]}}, "not a path or resource"),
         ({"iou": IOU}, {"axes": {"scoring.alpha": [0.5, 1.5]}}, r"scoring.alpha: expected a number from 0 to 1"),
         ({"iou": IOU}, {"axes": {"scoring.alpha": [float("nan")]}}, "scoring.alpha"),
         ({"iou": IOU}, {"axes": {"scoring.alpha": ["high"]}}, "expected a value of type float"),

@@ -88,16 +88,6 @@ def open_split(
     return later_split(_parse(root, split, format, annotations, images), classes, drop_other_classes)
 
 
-def list_splits(root: Path, format: FormatName = "auto") -> list[str]:
-    """Names of the splits that a folder holds, sorted: what `open_split` can open, such as a test split.
-
-    Raises DatasetError for a description of the data set (YOLO's data.yaml) that cannot be read.
-    """
-    root = Path(os.path.abspath(root))
-    chosen = [known for known in FORMATS if format in ("auto", known.name)]
-    return sorted({split for known in chosen for split in known.splits(root)})
-
-
 def dataset_name(root: Path | None, annotations: Path | None = None) -> str:
     """Name of a data set for folder names and titles, from the paths alone; no file is opened.
 

@@ -30,7 +30,7 @@ def main(run: Callable[[], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt as interruption:
-        print("interrupted; the same command continues the run", file=sys.stderr)
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return 143 if isinstance(interruption, Terminated) else 130
     return 0
 

@@ -135,7 +135,11 @@ def run_sweep(
         finally:
             failed = {r.id: r.failure.error for r in result.results if r.failure is not None}
             tracking.close(
-                status, message, found, failed, say=functools.partial(console.print, highlight=False, soft_wrap=True)
+                status,
+                message,
+                found,
+                failed,
+                say=functools.partial(console.print, highlight=False, markup=False, soft_wrap=True),
             )
     return result
 
@@ -268,12 +272,12 @@ def _announce(sweep: SweepResult, plan: Plan, data: OpenedData, console: Console
     to_do = f"{left} to do" if left else "finished before; nothing to do"
     trials = "1 trial" if len(plan.trials) == 1 else f"{len(plan.trials)} trials"
     console.print(f"[bold]{sweep.name}[/bold]: {trials}, {to_do}", highlight=False)
-    console.print(f"  folder   {sweep.folder.root}", highlight=False, soft_wrap=True)
+    console.print(f"  folder   {sweep.folder.root}", highlight=False, markup=False, soft_wrap=True)
     names = labels(plan.trials)
     for folder in dict.fromkeys(run_of(trial) for trial in plan.trials):
         trial = next(trial for trial in plan.trials if run_of(trial) == folder)
         if len(plan.trials) == 1:
-            console.print(f"  run      {folder.root}", highlight=False, soft_wrap=True)
+            console.print(f"  run      {folder.root}", highlight=False, markup=False, soft_wrap=True)
         if skipped := skipped_text(folder, trial.spec):
             text = f"  {names[trial.id]}: left out as unusable, listed in {folder.manifest.name}: {skipped}"
             console.print(text, style="yellow", highlight=False, soft_wrap=True, markup=False)

@@ -44,7 +44,7 @@ def report(sweep: SweepResult, console: Console, server: ServerResults | None = 
         raise ConfigError("a server's results stand beside Table 1 only", field="server_results", value=sweep.name)
     rows = rows_of(sweep.results)
     if not rows:
-        console.print(f"{sweep.name}: no trial has results yet", highlight=False)
+        console.print(f"{sweep.name}: no trial has results yet", highlight=False, markup=False)
         return Report()
     rows += _oracle_rows(rows)
     resampled = _resample(rows, console)
@@ -66,7 +66,7 @@ def report(sweep: SweepResult, console: Console, server: ServerResults | None = 
     summary = "\n".join(page[1:])
     choices = choice_sentences(rows, resampled)
     for sentence in choices:
-        console.print(f"  {sentence}", highlight=False, soft_wrap=True)
+        console.print(f"  {sentence}", highlight=False, markup=False, soft_wrap=True)
     plots = _plots(sweep, rows, resampled, console)
     correlation = "Correlation of the confidence with the true IoU"
     page += [markdown(_correlations(rows), ("Pearson", "Spearman", "n"), correlation, unit="")]
@@ -76,7 +76,7 @@ def report(sweep: SweepResult, console: Console, server: ServerResults | None = 
     written.append(folder / "report.md")
     write_text(written[-1], "\n".join(page))
     for path in (written[-1], *plots):
-        console.print(f"  {path}", highlight=False, soft_wrap=True)
+        console.print(f"  {path}", highlight=False, markup=False, soft_wrap=True)
     return Report((*((path, "results") for path in written), *((path, "plots") for path in plots)), summary)
 
 

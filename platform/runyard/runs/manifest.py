@@ -46,7 +46,7 @@ def build_manifest(
     command: Sequence[str] | None = None,
     root: Path | None = None,
 ) -> dict[str, Any]:
-    """The manifest as plain values, ready for `layout.write_json`; no package is imported for it.
+    """The manifest as plain values, ready for `detector.files.write_json`; no package is imported for it.
 
     Args:
         dataset_fingerprints: by split, as `detector.data.fingerprint` gives them.

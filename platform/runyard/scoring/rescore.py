@@ -28,7 +28,6 @@ from detector.rescoring.header import StoreIdentity
 from detector.rescoring.store import CandidateStore
 from runyard.runs.folder import EvaluationFolder
 from runyard.scoring.inference import to_table
-from runyard.scoring.metrics import write_evaluation
 
 
 def score_store(
@@ -64,12 +63,9 @@ def score_one(
     *,
     oracle: bool = False,
     protocol: str = "coco",
-    detections: bool = False,
     expect: StoreIdentity | None = None,
 ) -> dict[str, float]:
     """Score one row of a table; write its metrics to `out_folder` and return them.
-
-    With `detections` the result file is written too: it costs more than all the rest, and the store has it all.
 
     The metrics are those of `detector.evaluation.metrics.score_detections`. Raise InputErrors as
     `CandidateStore.open` and `score_store`; nothing is then written.
@@ -78,11 +74,7 @@ def score_one(
     dataset = load_dataset(dataset_path)
     table = score_store(store, dataset, scoring, oracle=oracle)
     metrics = score_detections(dataset, table, protocol)
-    folder = EvaluationFolder(out_folder)
-    if detections:
-        write_evaluation(folder, dataset, table, metrics)
-    else:
-        write_json(folder.metrics, metrics, indent=2)
+    write_json(EvaluationFolder(out_folder).metrics, metrics, indent=2)
     return metrics
 
 

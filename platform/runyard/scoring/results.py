@@ -203,7 +203,14 @@ def merge_results(trials: Sequence[Trial], known: Sequence[TrialResult]) -> tupl
 
 
 def _read_metrics(evaluation: EvaluationFolder) -> dict[str, float] | None:
-    return json.loads(evaluation.metrics.read_text()) if evaluation.metrics.exists() else None
+    if not evaluation.metrics.exists():
+        return None
+    try:
+        metrics: dict[str, float] = json.loads(evaluation.metrics.read_text())
+    except ValueError as error:
+        remedy = "Remove it: the same command then evaluates the run again"
+        raise ConfigError(f"not valid JSON ({error})", file=evaluation.metrics, remedy=remedy) from error
+    return metrics
 
 
 def _fingerprint(data: Path) -> str:

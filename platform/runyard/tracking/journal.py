@@ -183,19 +183,6 @@ def read(path: Path, after_seq: int = 0) -> Iterator[Record]:
     yield from JournalReader(path, after_seq).poll()
 
 
-def follow(path: Path, after_seq: int, stop: threading.Event, poll_s: float = 0.5) -> Iterator[list[Record]]:
-    """Batches of new records as they are written, until `stop` is set and everything written before it was given."""
-    reader = JournalReader(path, after_seq)
-    while True:
-        stopping = stop.is_set()
-        if records := reader.poll():
-            yield records
-        elif stopping:
-            return
-        else:
-            stop.wait(poll_s)
-
-
 def last_status(journal: Path) -> RunStatus | None:
     """The latest status in a journal; None without one."""
     status: RunStatus | None = None

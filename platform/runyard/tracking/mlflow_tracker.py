@@ -22,8 +22,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from runyard.runs.folder import safe_name
 from runyard.runs.manifest import without_secrets
+from runyard.runs.names import safe_name
 from runyard.tracking.journal import RunStatus
 from runyard.tracking.mlflow_errors import translated_error
 from runyard.tracking.names import (

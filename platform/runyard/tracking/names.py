@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from runyard.runs.folder import safe_name
 from runyard.runs.manifest import without_secrets
+from runyard.runs.names import safe_name
 
 POSITION_TAG = "runyard.journal_seq"
 """Position in the journal up to which it was uploaded; a run without uploads lacks this tag."""

@@ -13,8 +13,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from detector.errors import ConfigError, InputError
 from runyard.locks import held
-from runyard.runs.folder import safe_name
 from runyard.runs.manifest import without_secrets
+from runyard.runs.names import safe_name
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _USER_VARIABLE = "MLFLOW_TRACKING_USERNAME"

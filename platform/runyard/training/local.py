@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interruption:
-        print("interrupted; the same command continues the run", file=sys.stderr)
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return 143 if isinstance(interruption, Terminated) else 130
     if metrics is not None:
         print(json.dumps(metrics, indent=1))

@@ -148,7 +148,7 @@ def _fit(spec: ExperimentSpec, folder: RunFolder, gpus: int, config: dict[str, A
         run_config=RunConfig(
             name=folder.root.name,
             storage_path=str(folder.root.parent),
-            # Attempts are counted in `launch`, which knows what is worth another one.
+            # Attempts are counted in `run_on_workers`, which knows what is worth another one.
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=CONTROLLER_FAILURES),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),

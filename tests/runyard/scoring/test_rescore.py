@@ -29,9 +29,10 @@ from detector.predictor import Predictor
 from detector.rescoring.columns import ImageRows
 from detector.rescoring.oracle import with_truth
 from detector.rescoring.store import CandidateStore, PartWriter, next_part, publish_part
-from runyard.runs.folder import RunFolder
+from runyard.runs.folder import EvaluationFolder, RunFolder
 from runyard.scoring import inference
 from runyard.scoring.inference import detect, keep_candidates, store_identity, to_table, write_candidates
+from runyard.scoring.metrics import write_evaluation
 from runyard.scoring.rescore import score_one, score_store
 from runyard.spec import ExperimentSpec
 from runyard.training.local import LocalContext
@@ -152,11 +153,12 @@ def test_the_oracle_equals_direct_inference_with_the_true_iou(trained):
 def test_every_row_is_what_pycocotools_says_of_direct_inference(trained, tmp_path):
     dataset = trained.dataset()
     for number, row in enumerate(trained.rows[:12]):
-        metrics = score_one(trained.store, trained.dataset_path, row.scoring, tmp_path / str(number), detections=True)
+        metrics = score_one(trained.store, trained.dataset_path, row.scoring, tmp_path / str(number))
         direct = coco_average_precision(dataset, trained.direct(row.scoring), backend="pycocotools").summary
         for name, value in direct.items():
             assert metrics.get(f"val/{name}", None) == (None if value is None else pytest.approx(value, abs=1e-6))
         assert json.loads((tmp_path / str(number) / "metrics.json").read_text()) == metrics
+        write_evaluation(EvaluationFolder(tmp_path / str(number)), dataset, trained.scored(row.scoring), metrics)
         assert_same(read_coco_results(tmp_path / str(number) / "detections.json", dataset), trained.scored(row.scoring))
 
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runyard.tracking import journal as journal_module
-from runyard.tracking.journal import Journal, JournalError, JournalReader, effective_metrics, follow, read
+from runyard.tracking.journal import Journal, JournalError, JournalReader, effective_metrics, read
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -204,13 +204,15 @@ def test_a_reader_sees_only_whole_lines_and_each_once(tmp_path: Path) -> None:
     assert [record.seq for record in reader.poll()] == [2]
 
 
-def test_following_gives_everything_written_before_the_stop(tmp_path: Path) -> None:
+def test_a_reader_beside_the_writer_gives_everything_once(tmp_path: Path) -> None:
     stop = threading.Event()
     seen: list[int] = []
 
     def tail() -> None:
-        for batch in follow(tmp_path / "j", 0, stop, poll_s=0.01):
-            seen.extend(record.seq for record in batch)
+        reader = JournalReader(tmp_path / "j")
+        while not stop.is_set():
+            seen.extend(record.seq for record in reader.poll())
+        seen.extend(record.seq for record in reader.poll())
 
     thread = threading.Thread(target=tail)
     thread.start()
