@@ -53,7 +53,7 @@ class StepResult:
             return cls(names, values)
         host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         host.copy_(values, non_blocking=True)
-        event = torch.cuda.Event()
+        event = torch.cuda.Event(blocking=True)  # the host sleeps until then, and takes no core from the loaders
         event.record()
         return cls(names, host, event)
 
@@ -86,7 +86,8 @@ class TrainingEngine:
         normaliser: 'global': losses are divided by the normaliser of the global batch; 'per_device': by that of each
             micro-batch, and averaged (`LossConfig.normaliser`).
         autocast_dtype: bfloat16 for mixed precision, None for float32 throughout.
-        compile_network: compile the detector's network; a `Predictor` runs it uncompiled unless it is told otherwise.
+        compile_network: compile the detector's network, once for all sizes of images and batches of at least two; a
+            `Predictor` runs it uncompiled unless it is asked otherwise.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class TrainingEngine:
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._world_size = dist.get_world_size() if dist.is_initialized() else 1
         if compile_network:
-            detector.compile()
+            detector.compile(dynamic=True)
         self._losses: nn.Module = _Losses(detector)
         self._data_parallel: DistributedDataParallel | None = None
         if self._world_size > 1:
@@ -181,9 +182,12 @@ class TrainingEngine:
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type for `OptimConfig.precision` on a device; None means float32 throughout."""
+    """The autocast type for `OptimConfig.precision` on a device; None means float32 throughout.
+
+    'auto' leaves out GPUs that only emulate bfloat16, such as a T4.
+    """
     if precision == "bfloat16":
         return torch.bfloat16
-    if precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported():
+    if precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
     return None

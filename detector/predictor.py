@@ -38,7 +38,7 @@ class Predictor:
         self._autocast_dtype = autocast_dtype
         self._compiled = compiled
         if compiled:
-            self.detector.compile()
+            self.detector.compile(dynamic=True)
 
     @property
     def precision(self) -> str:

@@ -17,7 +17,10 @@ STRIDES = (8, 16, 32, 64, 128)
 
 
 class AnchorGenerator:
-    """Makes the anchors of feature maps of any size; holds no tensors of its own."""
+    """Makes the anchors of feature maps of any size; holds no tensors of its own.
+
+    Only the first anchors on a device are copied there: those of a new size are computed there.
+    """
 
     def __init__(self, config: AnchorConfig, strides: tuple[int, ...] = STRIDES) -> None:
         self.config = config
@@ -55,12 +58,18 @@ def _all_levels(
 
 
 def _one_level(config: AnchorConfig, stride: int, height: int, width: int, device: torch.device) -> Tensor:
-    cell = torch.tensor(_cell_anchors(config, stride), dtype=torch.float32, device=device)
+    cell = _cell_on_device(config, stride, device)
     y = (torch.arange(height, dtype=torch.float32, device=device) + config.centre_offset) * stride
     x = (torch.arange(width, dtype=torch.float32, device=device) + config.centre_offset) * stride
     centre_y, centre_x = torch.meshgrid(y, x, indexing="ij")
     centres = torch.stack([centre_x, centre_y, centre_x, centre_y], dim=-1)
     return (centres[:, :, None] + cell).reshape(-1, 4)
+
+
+@lru_cache
+def _cell_on_device(config: AnchorConfig, stride: int, device: torch.device) -> Tensor:
+    """(anchors of a location, 4); kept because making a tensor from numbers waits for a GPU."""
+    return torch.tensor(_cell_anchors(config, stride), dtype=torch.float32, device=device)
 
 
 def _cell_anchors(config: AnchorConfig, stride: int) -> list[tuple[float, float, float, float]]:

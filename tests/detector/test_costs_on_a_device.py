@@ -20,6 +20,7 @@ from detector.config import BackboneConfig, LossConfig, OptimConfig, RetinaNetCo
 from detector.data.batching import Batch
 from detector.engine import TrainingEngine
 from detector.models import matching, postprocess
+from detector.models.anchors import _all_levels
 from detector.models.detector import Detections, LossSums, ScoringRow
 from detector.models.heads import HeadOutputs
 from detector.models.postprocess import postprocess_rows
@@ -53,14 +54,15 @@ def engine_on(place: torch.device) -> TrainingEngine:
 
 
 def check_step() -> None:
-    """Three steps at one shape: equal to the CPU's, without a wait after the first."""
-    on_cpu, batch = engine_on(CPU), small_batch()
-    expected = [on_cpu.step([batch], 0.01).read() for _ in range(3)]
+    """Three steps: equal to the CPU's, without a wait after the first, even at a shape that is new."""
+    on_cpu, batches = engine_on(CPU), [small_batch(), small_batch(), small_batch(3, (96, 64))]
+    expected = [on_cpu.step([batch], 0.01).read() for batch in batches]
+    _all_levels.cache_clear()
     with pretended() as cost:
         engine = engine_on(device())
-        found = [engine.step([batch], 0.01)]
+        found = [engine.step([batches[0]], 0.01)]
         cost.clear()
-        found += [engine.step([batch], 0.01) for _ in range(2)]
+        found += [engine.step([batch], 0.01) for batch in batches[1:]]
         assert not cost.waits, str(cost.waits)
         assert [result.read() for result in found] == expected
     weights = engine.detector.state_dict()

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from benchmarks.workloads import training_batch
 from detector.config import LossConfig
-from detector.engine import STATISTICS, autocast_dtype
+from detector.engine import STATISTICS, TrainingEngine, autocast_dtype
+from detector.models.retinanet import RetinaNet
+from detector.optim import build_optimizer
 from tests.processes import Forked, rank_environment
 
 NAMES = ("loss_cls", "loss_box", "loss_iou", *STATISTICS)
@@ -134,3 +138,29 @@ def test_mixed_precision_is_for_gpus_that_have_it() -> None:
     assert autocast_dtype("auto", cpu) is None
     assert autocast_dtype("float32", cpu) is None
     assert autocast_dtype("bfloat16", cpu) is torch.bfloat16
+
+
+@pytest.mark.parametrize("in_hardware", [True, False])
+def test_a_gpu_that_emulates_bfloat16_trains_in_float32(in_hardware: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: in_hardware or including_emulation
+    )
+    assert autocast_dtype("auto", torch.device("cuda", 0)) is (torch.bfloat16 if in_hardware else None)
+
+
+def test_the_network_is_compiled_once_for_batches_of_all_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[object] = []
+
+    def count(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *args, **options: compiled(*args, **options, backend=count))
+    torch.manual_seed(0)
+    detector = RetinaNet(engine_process.MODEL, 6, LossConfig()).train()
+    optim = engine_process.OPTIM
+    engine = TrainingEngine(detector, build_optimizer(detector, optim), optim, compile_network=True)
+    for images, size in ((2, (256, 320)), (4, (320, 256)), (3, (384, 288))):
+        engine.step([training_batch(images, size, 6, most_boxes=3)], 0.01)
+    assert len(graphs) == 1
