@@ -16,6 +16,8 @@ class TrainContext(Protocol):
     rank: int
     world_size: int
     device: torch.device
+    cpus: int
+    """CPUs of this worker, at least 1."""
 
     def report(self, metrics: dict[str, float], checkpoint: Path) -> None:
         """Tells of a checkpoint that rank 0 has written; every rank calls it, at the same steps."""
@@ -27,6 +29,8 @@ class LocalContext:
     def __init__(self, *, use_gpu: bool | None = None) -> None:
         self.rank = int(os.environ.get("RANK", "0"))
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.cpus = max(usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
         if torch.cuda.is_available() if use_gpu is None else use_gpu:
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(self.device)
@@ -35,6 +39,22 @@ class LocalContext:
 
     def report(self, metrics: dict[str, float], checkpoint: Path) -> None:
         """Do nothing: the checkpoint lies in the run's folder already."""
+
+
+MAX_LOADER_PROCESSES = 8
+"""Most loading processes that a worker starts of itself: each holds two batches in shared memory."""
+
+
+def loader_processes(asked: int | None, context: TrainContext) -> int:
+    """Image loading processes of this worker.
+
+    Args:
+        asked: their number; None: on a GPU all its CPUs but one, at most `MAX_LOADER_PROCESSES`. On CPUs 0, because the
+            network's own threads take them all.
+    """
+    if asked is not None:
+        return asked
+    return min(context.cpus - 1, MAX_LOADER_PROCESSES) if context.device.type == "cuda" else 0
 
 
 def first_rank_decides(value: Any, context: TrainContext) -> Any:
@@ -59,9 +79,10 @@ def gather_on_first_rank(value: Any, context: TrainContext) -> list[Any]:
 def silent_worker(error: RuntimeError, timeout_s: float) -> SilentWorkerError | None:
     """Plain form of a failed collective operation; None for any other error."""
     text = str(error)
-    if not (isinstance(error, dist.DistError) or "gloo" in text):
+    if not (isinstance(error, dist.DistError) or "gloo" in text or "NCCL" in text):
         return None
-    # gloo: "Timed out waiting 20000ms for recv operation to complete"; NCCL's watchdog: "... timed out in ...".
-    if "timed out" in text.lower():
+    # gloo: "Timed out waiting 20000ms for recv operation to complete". NCCL: "Watchdog caught collective operation
+    # timeout: WorkNCCL(...) ran for 600009 milliseconds before timing out."
+    if any(sign in text.lower() for sign in ("timed out", "timing out", "timeout")):
         return SilentWorkerError(f"another worker did not answer for {timeout_s:g} s (runtime.collective_timeout_s)")
     return SilentWorkerError(f"the connection to another worker broke ({text.rpartition('] ')[2]})")

@@ -65,3 +65,13 @@ def test_B34_a_warm_up_that_is_longer_than_the_training_is_remarked(spec: Experi
     for warmup_steps in (1, 2):
         said = run(replace(spec, optim=replace(spec.optim, warmup_steps=warmup_steps)), work)
         assert "warm-up" not in said
+
+
+def test_a_first_step_above_the_rate_of_the_reference_batch_is_remarked(spec: ExperimentSpec, work: Work) -> None:
+    """A batch of 256 begins at 1/3 of a rate that is 16 times as high; the paper's batch of 16 is not remarked."""
+    assert spec.optim.warmup_ratio == 1 / 3
+    said = run(replace(spec, optim=replace(spec.optim, batch_size=256, warmup_steps=1)), work)
+    assert "the learning rate of the first step is 0.0533, with 256 images a step" in said
+    assert "--optim.warmup-ratio 0.021" in said
+    for changes in ({"batch_size": 48}, {"batch_size": 256, "warmup_ratio": 0.02}, {"batch_size": 16}):
+        assert "learning rate" not in run(replace(spec, optim=replace(spec.optim, warmup_steps=1, **changes)), work)

@@ -86,7 +86,7 @@ class RunProgress(_BackgroundPrinter):
             start = f" from step {payload['start_step']}" if payload["start_step"] else ""
             self._print(f"{payload['workers']} worker(s), {self._total_steps} steps{start}", "dim")
         elif record.kind == "event":
-            self._print(_event_text(payload), "yellow")
+            self._print(_event_text(payload), "dim" if payload.get("event") == "machine" else "yellow")
         elif record.kind == "metrics" and "val/images" in payload["values"]:
             self._print(_evaluation_text(payload["values"], payload["step"]))
         elif record.kind == "metrics" and "train/loss" in payload["values"]:

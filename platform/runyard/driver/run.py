@@ -282,22 +282,30 @@ def _announce(sweep: SweepResult, plan: Plan, data: OpenedData, console: Console
             text = f"  {names[trial.id]}: left out as unusable, listed in {folder.manifest.name}: {skipped}"
             console.print(text, style="yellow", highlight=False, soft_wrap=True, markup=False)
     for job in plan.jobs:
-        if job.kind == "train" and (remark := _warmup_remark(job.spec, data)):
+        for remark in _warmup_remarks(job.spec, data) if job.kind == "train" else ():
             text = f"  {job.label}: {remark}"
             console.print(text, style="yellow", highlight=False, soft_wrap=True, markup=False)
 
 
-def _warmup_remark(spec: ExperimentSpec, data: OpenedData) -> str | None:
-    """Sentence on a warm-up that does not end before the training does; None where it ends."""
+def _warmup_remarks(spec: ExperimentSpec, data: OpenedData) -> list[str]:
+    """Sentences on a warm-up that does not end before the training does, and on one that begins high."""
     train, _ = data.splits(spec)
-    optim = spec.optim
+    optim, remarks = spec.optim, []
     steps = optim.epochs * -(-len(trainable_images(train, spec.data)) // optim.batch_size)
-    if optim.warmup_steps <= steps:
-        return None
-    return (
-        f"the warm-up of {optim.warmup_steps} steps is longer than the training of {steps} steps, so the learning rate "
-        "never reaches its full value; --optim.warmup-steps shortens it"
-    )
+    if optim.warmup_steps > steps:
+        remarks.append(
+            f"the warm-up of {optim.warmup_steps} steps is longer than the training of {steps} steps, so the learning "
+            "rate never reaches its full value; --optim.warmup-steps shortens it"
+        )
+    first = optim.scaled_learning_rate * optim.warmup_ratio
+    if optim.warmup_steps and first > optim.learning_rate:
+        remarks.append(
+            f"the learning rate of the first step is {first:.3g}, with {optim.batch_size} images a step; one of "
+            f"{optim.reference_batch_size} images ends its warm-up at {optim.learning_rate:g}, so the first steps may "
+            f"diverge; --optim.warmup-ratio {optim.reference_batch_size / optim.batch_size / 3:.2g} begins as low as "
+            "it does"
+        )
+    return remarks
 
 
 def _check_same_data(sweep: SweepResult, plan: Plan) -> None:

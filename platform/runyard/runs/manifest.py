@@ -116,6 +116,8 @@ def describe_machine() -> dict[str, Any]:
         machine["gpu_driver"] = _gpu_driver()
         machine["cuda"] = torch.version.cuda
         machine["cudnn"] = torch.backends.cudnn.version()
+        if torch.distributed.is_available() and torch.distributed.is_nccl_available():
+            machine["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
     return machine
 
 

@@ -13,7 +13,7 @@ from detector.errors import ConfigError, InputError
 from detector.evaluation.results import write_coco_results
 from detector.models.build import build_detector
 from detector.predictor import Predictor
-from runyard.context import LocalContext
+from runyard.context import LocalContext, loader_processes
 from runyard.runs.finished import final_checkpoint, finished_run
 from runyard.runs.folder import RunFolder
 from runyard.scoring.inference import detect
@@ -57,7 +57,7 @@ def detect_images(
         scoring,
         context,
         batch_size=batch_size,
-        loader_workers=spec.runtime.loader_workers,
+        loader_workers=loader_processes(spec.runtime.loader_workers, context),
     )
     assert table is not None, "there is one process"
     try:

@@ -30,7 +30,7 @@ from detector.rescoring.columns import ImageRows
 from detector.rescoring.header import MAX_ROWS, PartHeader, StoreIdentity
 from detector.rescoring.oracle import with_truth
 from detector.rescoring.store import CandidateStore, PartWriter, next_part, publish_part
-from runyard.context import TrainContext, first_rank_decides, gather_on_first_rank
+from runyard.context import TrainContext, first_rank_decides, gather_on_first_rank, loader_processes
 from runyard.failures import TrainingStoppedError
 from runyard.runs.finished import final_checkpoint
 from runyard.runs.folder import RunFolder
@@ -141,7 +141,7 @@ def write_candidates(
                 header.rows,
                 context,
                 spec.runtime.evaluation_batch_size,
-                spec.runtime.loader_workers,
+                loader_processes(spec.runtime.loader_workers, context),
                 stop_requested,
             ):
                 writer.add(image)

@@ -77,8 +77,9 @@ class RuntimeConfig:
     cpus_per_worker: int = 1
     accumulation: int = field(default=1, metadata=fields.identity("training", only_with=depends_on_devices))
     """Micro-batches a step and worker; the global batch stays as the spec says. They change results as workers do."""
-    loader_workers: int = 0
-    """Image loading processes of each worker; 0 loads in the training process."""
+    loader_workers: int | None = None
+    """Image loading processes of each worker; 0 loads in the training process. None: on GPUs the CPUs of the worker but
+    one, at most 8, on CPUs 0."""
     check_images: bool = True
     """Decode every image once before the start. Verified images are remembered in the storage folder."""
     channels_last: bool = True

@@ -38,6 +38,11 @@ CONTROLLER_FAILURES = 5
 _FINAL = (InputError, NonFiniteLossError, TrainingStoppedError)
 """Errors of workers that another attempt would not change."""
 
+_NCCL_TIME_OUT = (
+    "(Perhaps another worker did not answer for runtime.collective_timeout_s: then this one's log has 'Watchdog caught "
+    "collective operation timeout')"
+)
+
 ELASTIC_START_TIMEOUT_S = 10.0
 """How long an elastic group waits for its places before Ray counts the nodes anew; it may have counted a lost one."""
 
@@ -55,6 +60,7 @@ class RayContext:
         self.rank: int = context.get_world_rank()
         self.world_size: int = context.get_world_size()
         self.device = ray.train.torch.get_device()
+        self.cpus = max(int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)), 1)
 
     def report(self, metrics: dict[str, float], checkpoint: Path) -> None:
         """Registers the checkpoint that rank 0 has written to the run's folder, where it stays: nothing is copied."""
@@ -111,7 +117,7 @@ def run_on_workers(
                 raise cause from error
             if folder.stop_request.exists():
                 raise TrainingStoppedError("a worker failed after the run was asked to stop") from error
-            failures.append(_description(rank, cause))
+            failures.append(_description(rank, cause, several_gpus=gpus * spec.runtime.workers > 1))
             details = "\n".join(getattr(cause, "__notes__", ())) or str(error)
             first_traceback = first_traceback or details
             _log.warning("attempt %d failed: %s", len(failures), failures[-1])
@@ -285,12 +291,17 @@ def _first_cause(error: TrainingFailedError | RayActorError) -> tuple[int | None
     return min(causes.items(), key=order) if causes else (None, error)
 
 
-def _description(rank: int | None, cause: Exception) -> str:
-    """One line that a person can read."""
+def _description(rank: int | None, cause: Exception, *, several_gpus: bool = False) -> str:
+    """One line that a person can read.
+
+    Args:
+        several_gpus: the workers talk by NCCL, whose time-out ends a worker's process.
+    """
     who = "Ray's controller" if rank is None else f"worker {rank}"
     if isinstance(cause, RayActorError):
         reason = " ".join((str(cause).partition("The actor is dead because ")[2] or str(cause)).split())
-        return f"{who} died: {reason.partition(' Some common causes')[0]}"
+        text = f"{who} died: {reason.partition(' Some common causes')[0]}"
+        return text + (f" {_NCCL_TIME_OUT}" if several_gpus and rank is not None else "")
     if isinstance(cause, TrainingFailedError):  # Ray appends pages about the node's memory; they are in its logs
         return " ".join(str(cause).splitlines()[:2])[:500]
     return f"{who}: {type(cause).__name__}: {' '.join(str(cause).split())}"

@@ -30,7 +30,7 @@ from detector.models.detector import Detector, ScoringRow
 from detector.optim import build_optimizer, learning_rate_at
 from detector.predictor import Predictor
 from detector.rescoring.store import CandidateStore, remove_part
-from runyard.context import TrainContext, first_rank_decides, silent_worker
+from runyard.context import TrainContext, first_rank_decides, loader_processes, silent_worker
 from runyard.failures import NonFiniteLossError, TrainingStoppedError
 from runyard.runs.folder import RunFolder
 from runyard.scoring.inference import detect, store_identity, write_candidates
@@ -39,6 +39,8 @@ from runyard.scoring.rescore import score_store
 from runyard.spec import ExperimentSpec
 from runyard.tracking.journal import Journal, read
 from runyard.training.checkpoints import newest_good_checkpoint, prune_checkpoints
+from runyard.training.machine import journal_machine
+from runyard.training.throughput import Moment, Throughput
 
 _log = logging.getLogger(__name__)
 
@@ -106,6 +108,8 @@ class _Loop:
         if journal is not None:
             journal.append("rewind", {"step": self.step})
             total = {"start_step": self.step, "total_steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch}
+            if self.step < self.total_steps:
+                journal_machine(journal, context)
             journal.append("event", {"event": "start", "workers": context.world_size, **total})
             self._log_skipped(self.dataset, "trained on")
 
@@ -117,6 +121,12 @@ class _Loop:
             self._evaluate()  # the attempt before ended inside of it
         runtime, optim = self.spec.runtime, self.spec.optim
         accumulation = self._micro_batches_a_step()
+        processes = loader_processes(runtime.loader_workers, self.context)
+        if processes == 0 and runtime.loader_workers is None and self.context.device.type == "cuda":
+            self._warn(
+                "the worker has one CPU, so the GPU waits while it loads images; --cpus-per-worker N with N above 1 "
+                "gives it loading processes"
+            )
         loader = make_train_loader(
             self.dataset,
             self.spec.data,
@@ -128,14 +138,14 @@ class _Loop:
             rank=self.context.rank,
             world_size=self.context.world_size,
             accumulation=accumulation,
-            loader_workers=runtime.loader_workers,
+            loader_workers=processes,
             pin_memory=self.context.device.type == "cuda",
         )
         micro_batches: list[Batch] = []
         unread: _Launched | None = None
-        throughput = _Throughput()
+        throughput = Throughput()
         first = self.step
-        for batch in loader:
+        for batch in throughput.timed(loader):
             micro_batches.append(batch)
             if len(micro_batches) < accumulation:
                 continue
@@ -143,7 +153,7 @@ class _Loop:
             result = self.engine.step(micro_batches, rate, stop_requested=self._stop_requested())
             # The host looks at a step only after the next one is on its way: the device never waits for it.
             stop = unread is not None and self._read(unread, throughput)
-            unread = _Launched(self.step, result, time.monotonic())
+            unread = _Launched(self.step, result, throughput.now())
             micro_batches = []
             self.step += 1
             every = runtime.checkpoint_every_steps
@@ -202,7 +212,7 @@ class _Loop:
             spec.scoring,
             self.context,
             batch_size=spec.runtime.evaluation_batch_size,
-            loader_workers=spec.runtime.loader_workers,
+            loader_workers=loader_processes(spec.runtime.loader_workers, self.context),
             stop_requested=self._stop_requested,
         )
         if table is None or self.journal is None:
@@ -280,11 +290,11 @@ class _Loop:
         norms = torch._foreach_norm([t for t in self.detector.state_dict().values() if t.is_floating_point()])
         return bool(torch.stack(list(norms)).isfinite().all())
 
-    def _read(self, launched: "_Launched", throughput: "_Throughput") -> bool:
+    def _read(self, launched: "_Launched", throughput: Throughput) -> bool:
         """Check and log a step that has been launched before; return True where a worker was asked to stop by then."""
         step = launched.step
         values = launched.result.read()
-        throughput.count(values["images"], launched.at_s)
+        throughput.count(values["images"], launched.at)
         if values["non_finite"]:
             self._give_up(step, values)
         if self.journal is not None and self.interrupted_at_s is not None:
@@ -297,9 +307,7 @@ class _Loop:
             record["train/gradient_norm"] = values["gradient_norm"]
             record["train/learning_rate"] = learning_rate_at(self.spec.optim, step, self.steps_per_epoch)
             record["train/epoch"] = (step + 1) / self.steps_per_epoch
-            rate = throughput.images_per_s()
-            if rate is not None:
-                record["train/images_per_s"] = rate
+            record |= {f"train/{name}": value for name, value in throughput.pace().items()}
             self.journal.append("metrics", {"step": step + 1, "values": record})
         return values["stop"] > 0
 
@@ -339,27 +347,7 @@ class _Launched:
 
     step: int
     result: StepResult
-    at_s: float
-
-
-class _Throughput:
-    """Images a second between the steps that were read last, without evaluations and checkpoints."""
-
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        self._images, self._since, self._latest = 0.0, time.monotonic(), time.monotonic()
-
-    def count(self, images: float, launched_at_s: float) -> None:
-        self._images += images
-        self._latest = launched_at_s
-
-    def images_per_s(self) -> float | None:
-        elapsed = self._latest - self._since
-        rate = self._images / elapsed if elapsed > 0 else None
-        self._images, self._since = 0.0, self._latest
-        return rate
+    at: Moment
 
 
 def _last_sign_of_life(journal: Path) -> float | None:

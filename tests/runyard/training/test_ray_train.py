@@ -53,3 +53,12 @@ def test_a_dead_controller_is_told_in_one_line() -> None:
     text = _description(*_first_cause(RayActorError(error_msg="The actor died\nunexpectedly")))
     assert text.startswith("Ray's controller died: ")
     assert "\n" not in text
+
+
+def test_a_worker_that_dies_between_others_on_gpus_may_have_waited_for_them() -> None:
+    first = _first_cause(WorkerGroupError("", {0: SILENT, 1: DEAD}))
+    text = _description(*first, several_gpus=True)
+    assert text.startswith(f"{_description(*first)} (Perhaps another worker did not answer")
+    assert "Watchdog caught collective operation timeout" in text
+    alone = _first_cause(WorkerGroupError("", {0: BUG}))
+    assert _description(*alone, several_gpus=True) == _description(*alone)

@@ -185,6 +185,26 @@ def test_a_journal_of_one_attempt_has_one_start_and_no_restoration(
     assert not [r for r in records if r.kind == "event" and r.payload["event"] in ("warning", "non_finite")]
 
 
+def test_the_journal_names_the_machine_that_trained(
+    trained: tuple[RunFolder, dict[str, float]], spec: ExperimentSpec
+) -> None:
+    events = [record.payload for record in read(trained[0].journal) if record.kind == "event"]
+    # Before the start, and once: later calls of `launch` have nothing left to train.
+    assert [event["event"] for event in events].count("machine") == 1
+    assert events[0]["event"] == "machine"
+    assert events[0]["device"] == "cpu"
+    assert events[0]["cpus_usable"] >= 1
+    tags = [record.payload for record in read(trained[0].journal) if record.kind == "tag"]
+    assert tags == [{"key": "trained_on", "value": events[0]["message"].removeprefix("training on ")}]
+    assert tags[0]["value"].startswith("CPUs: 1 worker(s), ")
+
+
+def test_the_share_of_the_time_that_waits_for_data_is_logged(trained: tuple[RunFolder, dict[str, float]]) -> None:
+    logged = effective_metrics(trained[0].journal)
+    assert [step for step, _ in logged["train/data_wait"]] == [1, 2, 3, 4, 5, 6]
+    assert all(0 < share < 1 for _, share in logged["train/data_wait"])
+
+
 class _NoContext:
     rank, world_size = 1, 1
 
