@@ -24,6 +24,10 @@ from runyard.tracking.journal import Journal
         ),
         ({"event": "warning", "message": "2 workers go on"}, "2 workers go on"),
         ({"event": "non_finite", "step": 3, "loss": "nan"}, "non finite: step 3, loss nan"),
+        (
+            {"event": "machine", "message": "training on 2 x A GPU", "gpus": [{"name": "A GPU"}]},
+            "training on 2 x A GPU",
+        ),
     ],
 )
 def test_B20_progress_prints_sentences_and_no_dictionaries(

@@ -95,6 +95,7 @@ class Pretended(Tensor):
 
 
 _costs: list[Cost] = []
+_casts: dict[int, Tensor] = {}  # weights in bfloat16 by their id, until autocast ends
 
 
 class _Mode(TorchDispatchMode):
@@ -117,14 +118,32 @@ def device() -> torch.device:
     # `torch.tensor(numbers, device=...)` makes its tensor below every mode, by these two operators.
     _LIBRARY.impl("empty_strided", _empty_strided)
     _LIBRARY.impl("_copy_from", _copy_from)
+    _ALL_OPERATORS.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    _AUTOCAST.impl("conv2d", _conv2d_in_bfloat16)
     return torch.device(NAME, 0)
 
 
 _LIBRARY = torch.library.Library("aten", "IMPL", "PrivateUse1")
+_ALL_OPERATORS = torch.library.Library("_", "IMPL")
+_AUTOCAST = torch.library.Library("aten", "IMPL", "AutocastPrivateUse1")
+_AUTOCAST_KEY = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
 
 
 def _empty_strided(size: Any, stride: Any, *, dtype: torch.dtype | None = None, **_: object) -> Pretended:
     return Pretended(torch.empty_strided(size, stride, dtype=dtype, device="cpu"))
+
+
+def _conv2d_in_bfloat16(images: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any) -> Tensor:
+    """The only operator of the network that autocast runs in bfloat16; each weight is cast once until autocast ends."""
+    with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEY):
+        weights = [None if tensor is None else _cast_once(tensor) for tensor in (weight, bias)]
+        return torch.ops.aten.conv2d(images.to(torch.bfloat16), *weights, *rest)
+
+
+def _cast_once(weight: Tensor) -> Tensor:
+    if id(weight) not in _casts:
+        _casts[id(weight)] = weight.to(torch.bfloat16)
+    return _casts[id(weight)]
 
 
 def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
@@ -141,13 +160,21 @@ def pretended() -> Iterator[Cost]:
     """Inside the block tensors can be made on, moved to and taken from `device()`; the cost is counted."""
     device()
     supported: list[type] = _foreach_utils._foreach_supported_types
+    clear_casts_of_torch = torch.clear_autocast_cache
+
+    def clear_casts() -> None:
+        _casts.clear()
+        clear_casts_of_torch()
+
     _costs.append(cost := Cost())
     supported.append(Pretended)
+    torch.clear_autocast_cache = clear_casts  # autocast calls it at its end
     try:
         # The threads that autograd starts are for the devices that were known at its first backward pass.
         with _Mode(), torch.autograd.set_multithreading_enabled(False):
             yield cost
     finally:
+        torch.clear_autocast_cache = clear_casts_of_torch
         supported.remove(Pretended)
         _costs.remove(cost)
 

@@ -1,8 +1,7 @@
 """Training, post-processing, evaluation and checkpoints on an accelerator, pretended: values, waits and launches.
 
 The values are those of a CPU bit for bit. The budgets are what the code takes today, so that no change makes it more
-without a decision: a step of one H100 at 16 images lasts about 90 ms, a launch costs the host about 5 us, and a host
-that waits cannot launch ahead.
+without a decision: the host launches every operator, and cannot launch ahead while it waits.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,10 +34,13 @@ SMALL = RetinaNetConfig(
 CLASSES = 6
 CPU = torch.device("cpu")
 
-LAUNCHES_OF_A_STEP = 1522
-"""Operators of one step of the paper's detector with 16 images of 800 x 1344 and 20 objects each. The goal is 1,900."""
+LAUNCHES_OF_A_STEP = 1723
+"""Operators of one step of the paper's detector with 16 images of 800 x 1344 and 20 objects each, in mixed precision.
 
-IMAGES = 16
+The goal is 1,900.
+"""
+
+OUTPUT_SIZE, IMAGES = (256, 320), 16
 WAITS_OF_POST_PROCESSING, LAUNCHES_OF_POST_PROCESSING = 240, 3800
 """A batch of 16 images of 256 x 320 at alpha 0.5; most are for each image. The goal is 8 waits and 600 launches."""
 
@@ -81,7 +83,9 @@ def launches_of_a_step(images: int = 16, size: tuple[int, int] = (800, 1344)) ->
             for field in fields(batch)
             if isinstance(tensor := getattr(batch, field.name), Tensor)
         }
-        engine = TrainingEngine(detector, build_optimizer(detector, OptimConfig()), OptimConfig())
+        engine = TrainingEngine(
+            detector, build_optimizer(detector, OptimConfig()), OptimConfig(), autocast_dtype=torch.bfloat16
+        )
         engine.step([replace(batch, **empty)], 0.01)
         cost.clear()
         engine.step([replace(batch, **empty)], 0.01)
@@ -92,10 +96,6 @@ def check_launches_of_a_step() -> None:
     cost = launches_of_a_step()
     assert not cost.waits, str(cost.waits)
     assert cost.launches.total() <= LAUNCHES_OF_A_STEP, str(cost.launches)
-
-
-OUTPUT_SIZE = (256, 320)
-NAMES = ("boxes", "scores", "labels", "class_scores", "ious", "anchor_index")
 
 
 def outputs_of(images: int) -> HeadCase:
@@ -122,10 +122,9 @@ def rows_of(case: HeadCase, rows: Sequence[ScoringRow], truth: Sequence[Tensor])
 def assert_same_detections(found: list[list[Detections]], expected: list[list[Detections]]) -> None:
     for found_row, expected_row in zip(found, expected, strict=True):
         for image, on_cpu in zip(found_row, expected_row, strict=True):
-            for name in NAMES:
-                torch.testing.assert_close(
-                    values(getattr(image, name)), getattr(on_cpu, name), rtol=0, atol=0, equal_nan=True
-                )
+            for field in fields(Detections):
+                values_found = values(getattr(image, field.name))
+                torch.testing.assert_close(values_found, getattr(on_cpu, field.name), rtol=0, atol=0, equal_nan=True)
 
 
 def check_post_processing(images: int, alpha: float) -> Cost:

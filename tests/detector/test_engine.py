@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from benchmarks.workloads import training_batch
 from detector.config import LossConfig
-from detector.engine import STATISTICS, TrainingEngine, autocast_dtype
+from detector.engine import STATISTICS, StepResult, TrainingEngine, autocast_dtype
 from detector.models.retinanet import RetinaNet
 from detector.optim import build_optimizer
 from tests.processes import Forked, rank_environment
@@ -164,3 +164,20 @@ def test_the_network_is_compiled_once_for_batches_of_all_shapes(monkeypatch: pyt
     for images, size in ((2, (256, 320)), (4, (320, 256)), (3, (384, 288))):
         engine.step([training_batch(images, size, 6, most_boxes=3)], 0.01)
     assert len(graphs) == 1
+
+
+def test_the_host_sleeps_while_it_waits_for_the_numbers_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[dict[str, object]] = []
+
+    class Event:
+        def __init__(self, **options: object) -> None:
+            events.append(options)
+
+        def record(self) -> None:
+            events[-1]["recorded"] = True
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    with FakeTensorMode():
+        result = StepResult.of(NAMES, torch.empty(len(NAMES), device="cuda"))
+    assert events == [{"blocking": True, "recorded": True}]
+    assert result.values.device == torch.device("cpu")
