@@ -184,7 +184,8 @@ class TrainingEngine:
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """The autocast type for `OptimConfig.precision` on a device; None means float32 throughout.
 
-    'auto' leaves out GPUs that only emulate bfloat16, such as a T4.
+    'auto' leaves out GPUs that only emulate bfloat16, such as a T4. Float32 convolutions on a GPU are TF32, torch's
+    default, unless NVIDIA_TF32_OVERRIDE=0 is in the environment.
     """
     if precision == "bfloat16":
         return torch.bfloat16

@@ -231,8 +231,7 @@ class OptimConfig:
     warmup_ratio: float = 1.0 / 3.0
     """The first step's share of the learning rate; it rises linearly from there."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """'auto': bfloat16 autocast on GPUs that have it, float32 elsewhere. Float32 convolutions on a GPU are TF32
-    (torch's default) unless NVIDIA_TF32_OVERRIDE=0 is in the workers' environment."""
+    """'auto': bfloat16 autocast on GPUs that have it, float32 elsewhere."""
 
     def __post_init__(self) -> None:
         canonicalise(self, "optim")
