@@ -94,7 +94,7 @@ class SweepTracking:
         """Say how the sweep and its trials ended, and upload the rest; `say` is told what did not get there.
 
         Args:
-            found: its tables become the description of the sweep's run.
+            found: its tables become the description of the sweep's run, its APs the metrics.
             errors: of failed trials, by trial id.
         """
         if self._writes:
@@ -103,6 +103,8 @@ class SweepTracking:
             if found.summary:
                 with Journal(self._folder.journal) as journal:
                     journal.append("tag", {"key": _DESCRIPTION_TAG, "value": _cut(found.summary)})
+                    # By the number of results: a point once uploaded stays, and the means of a grown sweep are others.
+                    journal.append("metrics", {"step": found.results, "values": found.metrics})
             close_journal(self._folder.journal, status, message, found.artifacts)
         left = self._replayer.close(say=lambda text: say(f"  {text}"))
         if notice := unsent_notice(left, self._folder.root, self._uri, self._given_uri):

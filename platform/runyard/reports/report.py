@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -32,6 +32,10 @@ class Report:
     artifacts: tuple[Artifact, ...] = ()
     summary: str = ""
     """The tables as Markdown."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Mean AP of each row by 'val/AP/<row>', a fraction."""
+    results: int = 0
+    """Number of evaluations that these are of."""
 
 
 def report(sweep: SweepResult, console: Console, server: ServerResults | None = None) -> Report:
@@ -77,7 +81,13 @@ def report(sweep: SweepResult, console: Console, server: ServerResults | None = 
     write_text(written[-1], "\n".join(page))
     for path in (written[-1], *plots):
         console.print(f"  {path}", highlight=False, markup=False, soft_wrap=True)
-    return Report((*((path, "results") for path in written), *((path, "plots") for path in plots)), summary)
+    means = {f"val/AP/{row.label}": row.spread("val/AP").mean for row in rows}
+    return Report(
+        (*((path, "results") for path in written), *((path, "plots") for path in plots)),
+        summary,
+        {name: mean for name, mean in means.items() if mean is not None},
+        sum(len(row.results) for row in rows),
+    )
 
 
 def read_server_results(path: Path) -> ServerResults:

@@ -273,7 +273,7 @@ def test_tables_hang_on_the_sweeps_run(rows: Rows, work: Work) -> None:
         path = result.folder.results / "table.md"
         path.parent.mkdir(parents=True)
         path.write_text(f"{len(result.results)} rows of {result.dataset}")
-        return Report(((path, "tables"),), "| AP |\n" * 2000)
+        return Report(((path, "tables"),), "| AP |\n" * 2000, {"val/AP/alpha 0.5": 0.25}, results=6)
 
     result = sweep(rows, work, finish=finish)
     run, _ = tracked(rows)
@@ -281,6 +281,7 @@ def test_tables_hang_on_the_sweeps_run(rows: Rows, work: Work) -> None:
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
     assert [file.path for file in client.list_artifacts(run.info.run_id, "tables")] == ["tables/table.md"]
     assert (result.folder.results / "table.md").read_text() == "6 rows of shapes"
+    assert run.data.metrics == {"val/AP/alpha 0.5": 0.25}
     description = run.data.tags["mlflow.note.content"]
     assert description.startswith("| AP |\n| AP |\n")
     assert description.endswith("| AP |\n\nThe rest is in results/report.md.")

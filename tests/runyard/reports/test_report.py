@@ -55,6 +55,8 @@ def test_everything_is_written_and_says_the_same(sweep: SweepResult, capsys: pyt
     for text in (out, page, *((sweep.folder.results / f"table3{suffix}").read_text() for suffix in (".md", ".tex"))):
         assert ap in text
     assert made.summary in page
+    aps = [result.metrics["val/AP"] for result in sweep.results]
+    assert (list(made.metrics.values())[: len(aps)], made.results) == (aps, len(made.metrics))
     assert "…" not in out  # nothing is cut off on a narrow terminal
     assert "Best alpha on one half of the images" in page
     assert "0.5, with COCO AP" in page
