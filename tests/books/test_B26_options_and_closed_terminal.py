@@ -73,3 +73,31 @@ def test_B26_a_closed_terminal_ends_training_with_a_checkpoint(
     (run,) = (RunFolder(path.parent) for path in storage.glob("*/spec.json"))
     assert last_status(run.journal) == "KILLED"
     assert run.checkpoints()[0] == run.checkpoint(logged_steps(storage)[-1])
+
+
+IGNORING = """
+import os, signal, sys
+from pathlib import Path
+signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for a background job
+from runyard.commandline.main import main
+from runyard.runs.folder import RunFolder
+from runyard.training.stopping import stops_on_signals
+
+def run():
+    os.kill(os.getpid(), signal.SIGHUP)
+    folder = RunFolder(Path(sys.argv[1]))
+    with stops_on_signals(folder):
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert not folder.stop_request.exists()
+    assert signal.getsignal(signal.SIGHUP) is signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    print("trained to the end")
+
+sys.exit(main(run))
+"""
+
+
+def test_B26_signals_that_a_process_was_started_to_ignore_stay_ignored(tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(IGNORING)
+    assert "trained to the end" in output_of(start(tmp_path / "run.py", tmp_path), status=0)

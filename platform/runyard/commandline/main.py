@@ -13,10 +13,11 @@ def main(run: Callable[[], None]) -> int:
     """Run a command; return its exit status.
 
     An input error becomes one line and status 2, a failed training its first traceback, a line and status 1, an
-    interruption status 130 or 143.
+    interruption status 130 or 143. SIGTERM and SIGHUP stay ignored where the process was started so (`nohup`).
     """
-    signal.signal(signal.SIGTERM, _terminate)
-    signal.signal(signal.SIGHUP, _terminate)
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, _terminate)
     try:
         run()
     except InputError as error:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from detector.models.detector import ScoringRow
 from runyard.runs.folder import RunFolder
 from runyard.spec import ExperimentSpec
-from runyard.training.stopping import stops_on_signals
+from runyard.training.stopping import stops_on_signals, withdraw_stop
 
 Launcher = Literal["ray", "local"]
 
@@ -17,7 +17,7 @@ def launch(
     """Train and evaluate a prepared run; Ray must have been connected. Returns the final metrics.
 
     SIGTERM, SIGHUP and Ctrl-C, where this is the main thread, and `stopping.request_stop` end it in KeyboardInterrupt
-    once the workers have written a checkpoint.
+    once the workers have written a checkpoint; so does a signal after the last step, once the metrics are written.
 
     Args:
         rows: scorings besides the spec's that the run's outputs are stored for.
@@ -47,12 +47,15 @@ def check_launcher(spec: ExperimentSpec, launcher: Launcher) -> None:
 
 
 def launch_inference(spec: ExperimentSpec, folder: RunFolder, launcher: Launcher, rows: Sequence[ScoringRow]) -> None:
-    """Store a finished run's outputs on the spec's evaluated images, for `rows`."""
-    if launcher == "local":
-        from runyard.scoring.inference import keep_candidates
-        from runyard.training.local import LocalContext
+    """Store a finished run's outputs on the spec's evaluated images, for `rows`.
 
-        keep_candidates(spec, folder, rows, LocalContext())
+    A request to stop an earlier training is withdrawn: with it, a failed worker would not be tried again.
+    """
+    withdraw_stop(folder)
+    if launcher == "local":
+        from runyard.training import local
+
+        local.launch_inference(spec, folder, rows)
         return
     from runyard.training import ray_train
 

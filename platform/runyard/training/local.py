@@ -28,6 +28,7 @@ from runyard.locks import held
 from runyard.runs.attempts import describe_start, record_attempt
 from runyard.runs.folder import RunFolder
 from runyard.runs.prepare import ACTIVITY, PreparedRun, prepare
+from runyard.scoring.inference import keep_candidates
 from runyard.spec import ExperimentSpec, from_dict
 from runyard.tracking.outcome import journaled
 from runyard.tracking.runs import TrackedRun
@@ -59,6 +60,11 @@ def launch(spec: ExperimentSpec, folder: RunFolder, rows: Sequence[ScoringRow] =
     context = LocalContext(use_gpu=_use_gpu(spec))
     with process_group(context, spec.runtime.collective_timeout_s):
         return train(spec, folder, context, rows)
+
+
+def launch_inference(spec: ExperimentSpec, folder: RunFolder, rows: Sequence[ScoringRow]) -> None:
+    """Store a finished run's outputs for `rows`, on the device that `launch` trains on."""
+    keep_candidates(spec, folder, rows, LocalContext(use_gpu=_use_gpu(spec)))
 
 
 def check_machine(spec: ExperimentSpec) -> None:

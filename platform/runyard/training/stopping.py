@@ -28,18 +28,24 @@ def request_stop(folder: RunFolder) -> None:
     folder.stop_request.touch()
 
 
+def withdraw_stop(folder: RunFolder) -> None:
+    """Remove an earlier request to stop, if there is one."""
+    folder.stop_request.unlink(missing_ok=True)
+
+
 @contextmanager
 def stops_on_signals(folder: RunFolder, *, first_rank: bool = True, grace_s: float = GRACE_S) -> Iterator[None]:
     """While entered, SIGTERM, SIGHUP and Ctrl-C ask the run to stop; an earlier request is withdrawn on entry.
 
-    A run that stops on any request ends in KeyboardInterrupt: `Terminated`, unless it was Ctrl-C. Outside the main
-    thread no signal can be caught; `request_stop` works there too.
+    A run that stops on any request, and one that ends otherwise after a signal, well or not, ends in KeyboardInterrupt:
+    `Terminated`, unless it was Ctrl-C. After a normal end the request is withdrawn. Signals that the process ignores
+    stay ignored. Outside the main thread no signal can be caught; `request_stop` works there too.
 
     Args:
-        first_rank: this process withdraws earlier requests; one of several that share the folder.
+        first_rank: this process withdraws requests; one of several that share the folder.
     """
     if first_rank:
-        folder.stop_request.unlink(missing_ok=True)
+        withdraw_stop(folder)
     received: list[int] = []
     timer = threading.Timer(grace_s, lambda: os.kill(os.getpid(), received[0]))
     timer.daemon = True
@@ -55,18 +61,27 @@ def stops_on_signals(folder: RunFolder, *, first_rank: bool = True, grace_s: flo
         _log.warning("stopping: the workers write a checkpoint; a second signal ends the run at once")
         timer.start()
 
-    signals = (
-        (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
-    )
-    earlier = {signum: signal.signal(signum, handle) for signum in signals}
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if in_main_thread else ()
+    caught = [signum for signum in signals if signal.getsignal(signum) is not signal.SIG_IGN]
+    earlier = {signum: signal.signal(signum, handle) for signum in caught}
     try:
         yield
     except TrainingStoppedError as error:
+        raise _interruption(received) from error
+    except Exception as error:
+        if not received:
+            raise
+        _log.warning("the run failed after it was asked to stop: %s: %s", type(error).__name__, error)
         raise _interruption(received) from error
     finally:
         timer.cancel()
         for signum, handler in earlier.items():
             signal.signal(signum, handler)
+    if first_rank:
+        withdraw_stop(folder)
+    if received:
+        raise _interruption(received)
 
 
 def _interruption(received: list[int]) -> KeyboardInterrupt:

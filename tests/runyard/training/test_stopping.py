@@ -36,9 +36,38 @@ def test_a_signal_asks_the_workers_and_ends_the_run_once_they_have_stopped(
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == handlers
 
 
-def test_a_run_that_ends_before_it_sees_the_request_has_ended_well(folder: RunFolder) -> None:
+@pytest.mark.parametrize(("signum", "kind"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_after_the_last_step_interrupts_once_the_run_has_ended(
+    folder: RunFolder, signum: signal.Signals, kind: type[BaseException]
+) -> None:
+    ended = False
+    with pytest.raises(KeyboardInterrupt) as caught, stops_on_signals(folder):  # noqa: PT012
+        send(signum)
+        ended = True
+    assert type(caught.value) is kind
+    assert ended
+    assert not folder.stop_request.exists()
+
+
+def test_a_request_from_elsewhere_after_the_last_step_is_withdrawn(folder: RunFolder) -> None:
     with stops_on_signals(folder):
+        request_stop(folder)
+    assert not folder.stop_request.exists()
+
+
+def test_a_run_that_fails_after_a_signal_is_interrupted_and_the_failure_logged(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Terminated) as caught, stops_on_signals(folder):  # noqa: PT012
         send(signal.SIGTERM)
+        raise RuntimeError("DataLoader worker is killed by signal: Terminated")
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert "RuntimeError: DataLoader worker is killed" in caplog.text
+
+
+def test_a_failure_without_a_signal_stays_as_it_is(folder: RunFolder) -> None:
+    with pytest.raises(RuntimeError, match="a bug"), stops_on_signals(folder):
+        raise RuntimeError("a bug")
 
 
 def test_a_second_signal_does_not_wait(folder: RunFolder) -> None:
