@@ -170,6 +170,65 @@ def test_launcher_file_is_valid():
     assert all("RAY_AUTH_MODE=token" in prepared[f"{role}_start_ray_commands"][-1] for role in ("head", "worker"))
 
 
+def test_launcher_nodes_have_an_image_with_a_current_driver_and_a_profile():
+    prepared = validate_launcher(load("ray-aws.yaml"))
+    nodes = {name: node["node_config"] for name, node in prepared["available_node_types"].items()}
+    assert set(nodes) == {"head", "gpu"}
+    for node in nodes.values():
+        assert node["ImageId"] == "ami-REPLACE", "Ray's latest_dlami is Ubuntu 18.04 with a driver before CUDA 13"
+        assert node["IamInstanceProfile"]["Name"].startswith("REPLACE-")
+    readme = (CLUSTER / "README.md").read_text()
+    assert "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id" in readme
+    assert "ami-REPLACE" in readme
+    assert all(node["IamInstanceProfile"]["Name"] in readme for node in nodes.values())
+
+
+def test_launcher_gpu_nodes_are_spot_and_the_head_is_not():
+    nodes = validate_launcher(load("ray-aws.yaml"))["available_node_types"]
+    assert nodes["gpu"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}, "no maximum price"
+    assert "InstanceMarketOptions" not in nodes["head"]["node_config"]
+
+
+def test_launcher_nodes_install_no_python_packages():
+    prepared = validate_launcher(load("ray-aws.yaml"))
+    for key in ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands"):
+        assert not [line for line in prepared[key] if "pip" in line], key
+    assert "boto3" in (CLUSTER / "Dockerfile").read_text(), "the head starts nodes with it"
+    kuberay = {container["image"] for pod in pods(cluster_spec("raycluster.yaml")) for container in pod["containers"]}
+    assert {prepared["docker"]["image"]} == kuberay, "the image of cluster/Dockerfile, which holds the dependencies"
+
+
+def copied(dockerfile: str) -> set[str]:
+    """The paths of the build context that a Dockerfile copies."""
+    lines = re.findall(r"^COPY (.+)$", (CLUSTER / dockerfile).read_text(), re.MULTILINE)
+    return {path for line in lines for path in line.split()[:-1] if not path.startswith("--")}
+
+
+def test_build_context_is_what_the_images_copy(tmp_path):
+    from docker.utils.build import exclude_paths
+
+    needed = copied("Dockerfile") | copied("mlflow/Dockerfile")
+    litter = {
+        ".venv/bin/python",
+        ".git/config",
+        ".mypy_cache/x",
+        "runs/r/checkpoint.pt",
+        "data/a.jpg",
+        "my coco/b.jpg",
+        "mlflow.db",
+        "cluster/mlflow/.env",
+        "detector/__pycache__/boxes.pyc",
+        "platform/runyard.egg-info/PKG-INFO",
+    }
+    sources = {name if (ROOT / name).is_file() else f"{name}/package/module.py" for name in needed}
+    for name in litter | sources:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    sent = {name for name in exclude_paths(str(tmp_path), patterns) if (tmp_path / name).is_file()}
+    assert sent == sources
+
+
 @pytest.mark.parametrize("change", [{"upscaling_sped": 1.0}, {"max_workers": "2"}, {"head_node_type": "heat"}])
 def test_launcher_faults_are_noticed(change):
     with pytest.raises((ValueError, jsonschema.ValidationError)):
