@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from detector.config import LossConfig, RetinaNetConfig, ScoringConfig
 from detector.errors import ConfigError
-from runyard.grid import by_training, expand, labels, parse_axis, with_fields
+from runyard.grid import by_training, expand, labels, merge, parse_axis, with_fields
 from runyard.spec import ExperimentSpec, RuntimeConfig
 from runyard.spec.identity import changed_fields
 
@@ -47,6 +47,11 @@ def test_a_grown_grid_keeps_the_ids_that_were_there() -> None:
     small = expand({"iou": IOU}, seeds=2)
     grown = expand({"baseline": BASELINE, "iou": IOU}, seeds=3)
     assert {trial.id for trial in small} < {trial.id for trial in grown}
+
+
+def test_a_trial_that_stands_in_one_row_is_refused_in_another() -> None:
+    with pytest.raises(ConfigError, match="rows 'iou' and 'other' are the same trial"):
+        merge(expand({"iou": IOU}), expand({"other": IOU}))
 
 
 def test_alphas_share_one_training() -> None:

@@ -81,6 +81,16 @@ def test_the_baseline_does_not_depend_on_the_head_it_lacks() -> None:
     assert other.scoring_hash == baseline.scoring_hash
 
 
+@pytest.mark.parametrize(
+    "loss", [LossConfig(iou_loss="l1"), LossConfig(iou_weight=2.0), LossConfig(iou_target_gradient=True)]
+)
+def test_no_option_of_the_iou_loss_counts_without_the_head(loss: LossConfig) -> None:
+    spec = ExperimentSpec()
+    baseline = replace(spec, model=RetinaNetConfig(iou_head=False))
+    assert replace(spec, loss=loss).training_hash != spec.training_hash
+    assert replace(baseline, loss=loss).training_hash == baseline.training_hash
+
+
 def test_the_scoring_hash_covers_what_shapes_the_numbers() -> None:
     spec = ExperimentSpec()
     none = replace(spec, scoring=ScoringConfig(confidence="none"))
