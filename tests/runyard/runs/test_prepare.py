@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +35,23 @@ def test_the_same_spec_finds_its_folder_again(tiny_spec: ExperimentSpec) -> None
     again = prepare(with_runtime(tiny_spec, workers=2, log_every_steps=3))
     assert again.folder == first.folder
     assert again.resumed
+
+
+def test_a_run_that_another_process_began_meanwhile_is_kept(
+    tiny_spec: ExperimentSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+
+    @contextmanager
+    def slow(path: Path, *_: object) -> Iterator[None]:
+        monkeypatch.undo()
+        begun.append(prepare(with_runtime(tiny_spec, log_every_steps=7)))
+        yield
+
+    monkeypatch.setattr("runyard.runs.prepare.held", slow)
+    again = prepare(tiny_spec)
+    assert again.resumed
+    assert from_dict(json.loads(again.folder.spec.read_text())) == begun[0].spec
 
 
 def test_val_limit_limits_what_is_evaluated(tiny_spec: ExperimentSpec) -> None:
