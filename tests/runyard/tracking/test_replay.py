@@ -284,6 +284,30 @@ def test_one_thread_follows_all_journals_and_reads_finished_ones_no_more(
     assert [run.info.run_name for run in runs] == ["done"]
 
 
+def test_a_sweep_ends_in_the_store_after_its_trials(
+    tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+    set_status = MlflowTracker.set_status
+
+    def recorded(tracker: MlflowTracker, run_id: str, *arguments: Any) -> None:
+        ended.append(MlflowClient(tracking_uri).get_run(run_id).info.run_name)
+        set_status(tracker, run_id, *arguments)
+
+    monkeypatch.setattr(MlflowTracker, "set_status", recorded)
+    following = JournalReplayer(lambda: MlflowTracker(tracking_uri, "experiment"), poll_s=3600)
+    runs = [TrackedRun("sweep", "sweep"), TrackedRun("sweep/trial", "trial", parent="sweep")]
+    with Journal(tmp_path / "sweep") as sweep, Journal(tmp_path / "trial") as trial:
+        for run, journal in zip(runs, (sweep, trial), strict=True):
+            log_steps(journal, range(1))
+            following.follow(journal.path, run)
+        eventually(lambda: following._left() == 0)
+        for journal in (sweep, trial):
+            journal.append("status", {"status": "FINISHED"})
+    assert following.close() == 0
+    assert ended == ["trial", "sweep"]
+
+
 def test_a_run_that_was_deleted_leaves_the_other_trials_tracked(
     tracking_uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
