@@ -13,12 +13,14 @@ from detector.data.formats import open_dataset
 from detector.data.samples import Dataset
 from detector.errors import ConfigError
 from detector.files import write_json
+from runyard.grid import Trial
 from runyard.paper import ImageSet, PaperRow, PaperTable
 from runyard.reports.comparison import SweepTable, make_table
 from runyard.reports.render import cell_text
 from runyard.reports.resampling import resampled_ap
 from runyard.reports.rows import baseline_of, rows_of
-from runyard.scoring.results import load_sweep, write_trials
+from runyard.runs.folder import RunFolder
+from runyard.scoring.results import TrialResult, load_sweep, write_trials
 from runyard.spec import ExperimentSpec, PaperReference
 from tests.detector.evaluation.paired import paired_bootstrap
 from tests.runyard.finished_runs import finished_sweep
@@ -129,6 +131,14 @@ def test_seeds_are_averaged_and_a_missing_one_is_told(rows, val: Dataset, tmp_pa
     sweep.results[-1].evaluation.metrics.unlink()
     again = table_of(load_sweep(sweep.folder.root), None)
     assert [row.label for row in again.rows] == ["baseline", "bce (2 of 3 seeds)"]
+
+
+def test_the_trials_of_a_row_stand_by_seed(rows, tmp_path: Path) -> None:
+    spec, _ = rows["bce"]
+    trials = [Trial(replace(spec, seed=seed), "bce") for seed in (2, 0, 1)]
+    (row,) = rows_of([TrialResult(trial, RunFolder(tmp_path), {"val/AP": 0.1}) for trial in trials])
+    assert row.seeds == (0, 1, 2)
+    assert row.spec.seed == 0
 
 
 def test_a_baseline_is_trained_alike(rows, val: Dataset, tmp_path: Path) -> None:
