@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.config import RetinaNetConfig, ScoringConfig
+from detector.config import RetinaNetConfig, ScoringConfig, TorchvisionRetinaNetConfig
 from detector.errors import ConfigError
 from detector.files import write_json
 from runyard.commandline import command
@@ -55,6 +55,14 @@ def test_an_option_holds_for_all_rows_and_names_another_sweep() -> None:
     assert [trial.spec.scoring for trial in sweep.trials] == [recipe(row).scoring for row in ROWS]
     assert sweep.name.startswith("table-")
     assert parse("--optim.epochs", "3").name == sweep.name != parse("--optim.epochs", "4").name
+
+
+def test_an_option_that_only_another_detector_has_names_another_sweep() -> None:
+    spec = ExperimentSpec(recipe="torchvision", model=TorchvisionRetinaNetConfig())
+    table = command.Table("table", lambda _: spec, ("torchvision",), smoke)
+    names = [parse(*options, table=table).name for options in ((), ("--model.trainable-layers", "2"))]
+    assert names[0] == "table"
+    assert names[1].startswith("table-")
 
 
 def test_a_grown_grid_is_the_same_sweep() -> None:
