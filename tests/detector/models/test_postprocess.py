@@ -275,6 +275,13 @@ def test_candidates_are_ordered_and_as_declared() -> None:
         assert torch.equal(candidates.boxes, clip_boxes(decoded[None], sizes[image : image + 1])[0])
 
 
+def test_a_score_equal_to_the_threshold_is_left_out() -> None:
+    case = one_level(logit([[0.75, 0.5]]))
+    (found,) = postprocess(*case, ScoringConfig(confidence="class", score_threshold=0.5))
+    (all_found,) = postprocess(*case, ScoringConfig(confidence="class", score_threshold=0.49))
+    assert (found.labels.tolist(), all_found.scores.tolist()) == ([0], [0.75, 0.5])
+
+
 def test_given_ious_take_the_place_of_the_predicted() -> None:
     case = one_level(logit([[0.5], [0.5]]), logit([0.2, 0.9]))
     (candidates,) = select_candidates(*case, ScoringConfig())
