@@ -110,6 +110,14 @@ def test_no_object_at_all_needs_a_stated_class_list(tmp_path: Path, write_voc: W
         load_voc(tmp_path, "train", None, "made")
 
 
+@pytest.mark.parametrize("size", [(0, 30), (40, 0)])
+def test_a_stated_size_with_a_side_of_0_is_read_from_the_image(
+    tmp_path: Path, write_voc: WriteVoc, voc_xml: VocXml, size: tuple[int, int]
+) -> None:
+    write_voc(tmp_path, {"a": voc_xml(("cell", (1, 1, 4, 4), 0), size=size)}, {"train": "a"})
+    assert load_voc(tmp_path, "train", None, "made").image_sizes.tolist() == [[30, 40]]
+
+
 def test_D9_floats_missing_flags_missing_sizes_and_boxes_beyond_the_image(
     tmp_path: Path, write_voc: WriteVoc, voc_xml: VocXml, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -129,6 +129,12 @@ def test_several_folders_sub_folders_and_labels_beside_the_images(root: Path, pi
         open_dataset(root, "train")
 
 
+def test_labels_mirror_the_last_folder_called_images(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    moved = root.rename(tmp_path / "images" / "farm")
+    assert open_dataset(moved, "train").labels.tolist() == [0, 2, 1]
+
+
 def test_a_polygon_becomes_the_box_around_it(root: Path) -> None:
     write(root / "labels/train/a.txt", "0 0.25 0.5 0.5 0.25 0.75 0.5 0.5 0.75\n")
     assert open_dataset(root, "train").boxes_xywh[0].tolist() == [10, 7.5, 20, 15]
