@@ -79,9 +79,11 @@ def save_selection(dataset: Dataset, path: Path) -> None:
     write_json(path.with_suffix(".json"), content, indent=2)
 
 
-def store_detections(spec: ExperimentSpec, folder: RunFolder, dataset: Dataset, table: DetectionTable) -> None:
+def store_detections(
+    spec: ExperimentSpec, folder: RunFolder, dataset: Dataset, table: DetectionTable, *, oracle: bool = False
+) -> None:
     """A part of the run's store that answers the spec's scoring with `table`; images have their original size."""
-    row = ScoringRow(spec.scoring)
+    row = ScoringRow(spec.scoring, oracle)
     identity = store_identity(spec, folder.checkpoints()[0], dataset)
     header = PartHeader(identity, len(dataset), len(dataset.categories), spec.model.iou_head, (row,))
     part = next_part(folder.candidates(spec.validation_hash))
