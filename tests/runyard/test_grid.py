@@ -54,6 +54,11 @@ def test_a_trial_that_stands_in_one_row_is_refused_in_another() -> None:
         merge(expand({"iou": IOU}), expand({"other": IOU}))
 
 
+def test_new_trials_stand_behind_the_one_that_they_follow() -> None:
+    merged = merge(expand({"baseline": BASELINE, **alphas(1.0, 0.5)}), expand(alphas(1.0, 0.7, 0.6)))
+    assert [trial.row for trial in merged] == ["baseline", "1.0", "0.7", "0.6", "0.5"]
+
+
 def test_alphas_share_one_training() -> None:
     groups = by_training(expand({"baseline": BASELINE, **alphas(1.0, 0.5, 0.0)}))
     assert [[trial.row for trial in group] for group in groups] == [["baseline"], ["1.0", "0.5", "0.0"]]
