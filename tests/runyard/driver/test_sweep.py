@@ -304,6 +304,15 @@ def test_one_training_is_evaluated_on_several_selections_of_images(rows: Rows, w
     assert len(rows_of(result.results)) == 2
 
 
+def test_a_training_that_goes_on_ends_with_the_evaluation_that_it_was_begun_with(rows: Rows) -> None:
+    none = rows["none"]
+    make_plan(expand({"none": none}), OpenedData())
+    few = replace(none, data=replace(none.data, val_limit=2))
+    ((training,), _, (scoring,)) = make_plan(expand({"few": few}), OpenedData()).stages
+    assert (training.kind, training.spec.scoring_hash) == ("train", none.scoring_hash)
+    assert (scoring.kind, scoring.spec.scoring_hash) == ("score", few.scoring_hash)
+
+
 def test_the_trials_are_listed_for_whoever_reads_the_sweep_later(rows: Rows, work: Work) -> None:
     result = sweep(rows, work)
     read = load_sweep(result.folder.root)
