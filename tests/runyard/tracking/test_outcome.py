@@ -1,4 +1,4 @@
-"""How a run ended, as its journal says it."""
+"""Endings of a run, as its journal says them."""
 
 from pathlib import Path
 
