@@ -1,7 +1,8 @@
 """Images that occur twice: listed by two entries of a split, or in the training and the validation split alike."""
 
-import filecmp
+import hashlib
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -39,62 +40,86 @@ def shared_images(train: Dataset, val: Dataset, status: FileStatus | None = None
     """The validation images that are training images too, by file or by content, in the order of the validation split.
 
     Content is only read of files whose size in bytes occurs in both splits: 4 KiB from the middle, and the whole of
-    files that agree there. Files that cannot be read are left out; the image check names them.
+    files that agree there, each once, so that the time grows with the number of files. Files that cannot be read are
+    left out; the image check names them.
     """
     status = status or FileStatus()
-    by_size: dict[int, list[Path]] = defaultdict(list)
-    for path in train.image_paths:
-        size = _size(path, status)
-        if size is not None:
-            by_size[size].append(path)
-    samples: dict[Path, bytes | None] = {}
+    index = _TrainingFiles(train.image_paths, status)
     shared = []
     for path in val.image_paths:
-        candidates = by_size.get(_size(path, status) or 0, [])
-        match = _same_file(path, candidates, status) or _same_content(path, candidates, samples)
+        match = index.find(path)
         if match is not None:
             shared.append(SharedImage(path, *match))
     return shared
 
 
-def _size(path: Path, status: FileStatus) -> int | None:
-    try:
-        return status(path).st_size
-    except (OSError, ValueError):
-        return None
+class _TrainingFiles:
+    """Index of the training images by file and by content; content is read when it is first asked for."""
 
+    def __init__(self, paths: Iterable[Path], status: FileStatus) -> None:
+        self._status = status
+        self._by_file: dict[tuple[int, int], Path] = {}
+        self._unread: dict[int, list[Path]] = defaultdict(list)
+        """Files by size whose samples have not been read."""
+        self._unhashed: dict[tuple[int, bytes], list[Path]] = defaultdict(list)
+        """Files by size and sample whose whole content has not been read."""
+        self._sampled: set[tuple[int, bytes]] = set()
+        """Sizes and samples of the files that were read."""
+        self._by_content: dict[tuple[int, bytes], Path] = {}
+        for path in paths:
+            found = self._regular(path)
+            if found is not None:
+                self._by_file.setdefault((found.st_dev, found.st_ino), path)
+                self._unread[found.st_size].append(path)
+        self._sizes = frozenset(self._unread)
 
-def _same_file(path: Path, candidates: Iterable[Path], status: FileStatus) -> tuple[Path, bool] | None:
-    own = status(path) if candidates else None
-    for candidate in candidates:
-        other = status(candidate)
-        if own is not None and (own.st_dev, own.st_ino) == (other.st_dev, other.st_ino):
-            return candidate, True
-    return None
+    def find(self, path: Path) -> tuple[Path, bool] | None:
+        """The first training image that is this file (True) or has its content (False); None without one."""
+        found = self._regular(path)
+        if found is None or found.st_size not in self._sizes:
+            return None
+        same_file = self._by_file.get((found.st_dev, found.st_ino))
+        if same_file is not None:
+            return same_file, True
+        size = found.st_size
+        for candidate in self._unread.pop(size, ()):
+            if (sample := _sample(candidate)) is not None:
+                self._unhashed[size, sample].append(candidate)
+                self._sampled.add((size, sample))
+        own = _sample(path)
+        if own is None or (size, own) not in self._sampled:
+            return None
+        for candidate in self._unhashed.pop((size, own), ()):
+            if (content := _content(candidate)) is not None:
+                self._by_content.setdefault((size, content), candidate)
+        whole = _content(path)
+        copy = None if whole is None else self._by_content.get((size, whole))
+        return None if copy is None else (copy, False)
 
-
-def _same_content(
-    path: Path, candidates: Iterable[Path], samples: dict[Path, bytes | None]
-) -> tuple[Path, bool] | None:
-    for candidate in candidates:
-        for file in (path, candidate):
-            if file not in samples:
-                samples[file] = _sample(file)
+    def _regular(self, path: Path) -> os.stat_result | None:
+        """Status of a regular file; None for what is missing or something else."""
         try:
-            alike = samples[path] is not None and samples[path] == samples[candidate]
-            if alike and filecmp.cmp(path, candidate, shallow=False):
-                return candidate, False
-        except OSError:
-            continue
-    return None
+            found = self._status(path)
+        except (OSError, ValueError):
+            return None
+        return found if stat.S_ISREG(found.st_mode) else None
 
 
 def _sample(path: Path) -> bytes | None:
-    """Bytes from the middle of a file, where images differ even if one camera wrote their headers."""
+    """Digest of bytes from the middle of a file, where images differ even if one camera wrote their headers."""
     try:
         with path.open("rb") as file:
             middle = file.seek(0, os.SEEK_END) // 2
             file.seek(max(middle - _SAMPLE_BYTES // 2, 0))
-            return file.read(_SAMPLE_BYTES)
+            return hashlib.blake2b(file.read(_SAMPLE_BYTES), digest_size=16).digest()
+    except OSError:
+        return None
+
+
+def _content(path: Path) -> bytes | None:
+    """Digest of a whole file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
     except OSError:
         return None

@@ -1,11 +1,17 @@
 """B28: validation images that are training images, and files named by two entries, are said before a run starts."""
 
+import builtins
+import io
 import json
 import logging
 import os
 import shutil
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
@@ -14,6 +20,7 @@ from detector.data import copies
 from detector.data.copies import repeated_files, shared_images
 from detector.data.formats import open_splits
 from detector.data.images.files import FileStatus
+from detector.data.samples import Dataset
 from runyard.runs.doctor import check_data
 from runyard.runs.prepare import prepare
 from runyard.spec import ExperimentSpec
@@ -107,3 +114,54 @@ def test_B28_each_file_is_looked_up_once(data: Path, monkeypatch: pytest.MonkeyP
     for _ in range(2):
         shared_images(train, val, status)
     assert sorted(asked) == sorted({*train.image_paths, *val.image_paths})
+
+
+def files_of_one_size(folder: Path, count: int, content: Callable[[int], bytes]) -> Dataset:
+    """A split of `count` image files, of which only the paths matter."""
+    folder.mkdir()
+    paths = [folder / f"{number:04}.bmp" for number in range(count)]
+    for number, path in enumerate(paths):
+        path.write_bytes(content(number))
+    return cast("Dataset", SimpleNamespace(image_paths=paths))
+
+
+@pytest.mark.parametrize("where", ["middle", "end"])
+def test_B28_the_comparison_is_linear_in_the_number_of_files_of_one_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Uncompressed images have one size; here they differ in the middle, or agree there and differ at the end."""
+
+    def content(number: int) -> bytes:
+        differs = number.to_bytes(4, "big")
+        return bytes(9000) + differs + bytes(9000) if where == "middle" else bytes(18000) + differs
+
+    train = files_of_one_size(tmp_path / "train", 60, content)
+    val = files_of_one_size(tmp_path / "val", 40, lambda number: content(1000 + number if number else 7))
+    counts: Counter[str] = Counter()
+    opened = io.open
+
+    def count_opened(*arguments: Any, **options: Any) -> Any:
+        counts["opened"] += 1
+        return opened(*arguments, **options)
+
+    class CountedStatus(FileStatus):
+        def __call__(self, path: Path) -> os.stat_result:
+            counts["status"] += 1
+            return super().__call__(path)
+
+    for module in (io, builtins):
+        monkeypatch.setattr(module, "open", count_opened)
+    found = shared_images(train, val, CountedStatus())
+    assert [(image.validation.name, image.training.name, image.same_file) for image in found] == [
+        ("0000.bmp", "0007.bmp", False)
+    ]
+    files = 60 + 40
+    assert counts["status"] <= 2 * files
+    assert counts["opened"] <= 2 * files
+
+
+def test_B28_a_missing_validation_image_and_an_empty_training_image_are_left_to_the_image_check(tmp_path: Path) -> None:
+    train = files_of_one_size(tmp_path / "train", 1, lambda number: b"")
+    val = files_of_one_size(tmp_path / "val", 1, lambda number: b"content")
+    val.image_paths[0].unlink()
+    assert shared_images(train, val) == []
