@@ -1,9 +1,10 @@
-"""The one way to write files: whole or not at all, whatever happens meanwhile. JSON is strict. Imports no torch."""
+"""The one way to write files, whole or not at all, and to read a user's. JSON is strict. Imports no torch."""
 
 import errno
 import json
 import math
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,20 @@ def encode_json(
         plain = _plain(value, non_finite)
         text = json.dumps(plain, indent=indent, ensure_ascii=False, allow_nan=False, default=convert)
     return text.encode("utf-8", "backslashreplace")
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a file that a user names; OSError where it cannot be read, or is a pipe, socket or device.
+
+    A pipe without a writer would be waited for without end, and one with a writer can be read only once.
+    """
+    mode = path.stat().st_mode
+    kinds = {"pipe": stat.S_ISFIFO, "socket": stat.S_ISSOCK, "device": lambda m: stat.S_ISCHR(m) or stat.S_ISBLK(m)}
+    for kind, is_kind in kinds.items():
+        if is_kind(mode):
+            problem = f"expected a regular file, found a {kind}: write its content to a file first"
+            raise OSError(errno.EINVAL, problem, str(path))
+    return path.read_bytes()
 
 
 def sync(path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from detector.data.samples import Category, Dataset, UnusableImage
 from detector.errors import DatasetError
-from detector.files import atomic_file
+from detector.files import atomic_file, read_regular
 
 _ARRAYS = ("image_sizes", "offsets", "boxes_xywh", "labels", "areas", "is_crowd", "is_difficult")
 _TEXT = "text"
@@ -42,7 +42,7 @@ def save_dataset(dataset: Dataset, path: Path) -> None:
 def load_dataset(path: Path) -> Dataset:
     """The data set that `save_dataset` wrote; DatasetError where the file is missing, damaged or something else."""
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise DatasetError(f"cannot be read ({error.strerror or error})", file=path) from error
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 from detector.data.invalid_entries import first_ten, short_repr
 from detector.errors import DatasetError
+from detector.files import read_regular
 
 MAX_BYTES = 4 * 2**30
 """Largest file read: nine times COCO's largest annotation file (450 MB); parsing takes several times this in memory."""
@@ -52,8 +53,9 @@ def read_json_object(
         ignored_keys: members dropped from every object as soon as it is read. COCO's polygons are nine tenths of its
             files: without them memory stays at a third.
 
-    Raises DatasetError, with the position where there is one, for a file that is missing, larger than `MAX_BYTES`,
-    not UTF-8, cut off or otherwise not JSON, nested too deeply, or not an object at the top, and for NaN literals.
+    Raises DatasetError, with the position where there is one, for a file that is missing, not a regular file, larger
+    than `MAX_BYTES`, not UTF-8, cut off or otherwise not JSON, nested too deeply, or not an object at the top, and for
+    NaN literals.
     """
     text = _read_text(path)
     hook = pairs_hook(Counter() if repeated_keys is None else repeated_keys, ignored_keys)
@@ -90,7 +92,7 @@ def _read_text(path: Path) -> str:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise DatasetError(f"is larger than {MAX_BYTES // 2**30} GiB", file=path, value=f"{size} bytes")
-        return path.read_bytes().decode("utf-8-sig")
+        return read_regular(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DatasetError(f"is not UTF-8 text ({error.reason} at byte {error.start})", file=path) from error
     except OSError as error:

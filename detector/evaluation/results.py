@@ -20,7 +20,7 @@ from detector.data.invalid_entries import first_ten, short_repr
 from detector.data.json_reading import pairs_hook
 from detector.data.samples import LARGEST_COORDINATE_PX, Dataset
 from detector.errors import ResultFileError
-from detector.files import write_json
+from detector.files import read_regular, write_json
 
 _FORM = 'Expected a list of {"image_id": ..., "category_id": ..., "bbox": [x, y, width, height], "score": ...} rows'
 
@@ -110,9 +110,9 @@ def read_coco_results(path: Path, dataset: Dataset, repeated_keys: "Counter[str]
     Args:
         repeated_keys: counts the keys that occur twice in one row; the last value is the one that is read.
 
-    Raises ResultFileError for a file that is missing, not JSON or not a list, and for rows with an unknown image or
-    category id, a score that is not a finite number, or a box that is not four numbers up to `LARGEST_COORDINATE_PX`
-    with width and height of at least 0: the first ten are named and all are counted.
+    Raises ResultFileError for a file that is missing, not a regular file, not JSON or not a list, and for rows with an
+    unknown image or category id, a score that is not a finite number, or a box that is not four numbers up to
+    `LARGEST_COORDINATE_PX` with width and height of at least 0: the first ten are named and all are counted.
     """
     rows = _read_list(path, Counter() if repeated_keys is None else repeated_keys)
     image_index_of = {image_id: index for index, image_id in enumerate(dataset.image_ids)}
@@ -135,7 +135,7 @@ def read_coco_results(path: Path, dataset: Dataset, repeated_keys: "Counter[str]
 
 def _read_list(path: Path, repeated_keys: "Counter[str]") -> list[Any]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=pairs_hook(repeated_keys))
+        rows = json.loads(read_regular(path).decode("utf-8-sig"), object_pairs_hook=pairs_hook(repeated_keys))
     except OSError as error:
         raise ResultFileError(f"cannot be read ({error.strerror or error})", file=path) from error
     except (ValueError, RecursionError) as error:

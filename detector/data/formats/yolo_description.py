@@ -11,6 +11,7 @@ from typing import Any
 
 from detector.data.invalid_entries import short_repr
 from detector.errors import DatasetError
+from detector.files import read_regular
 
 MAX_BYTES = 2**20
 """Names of 20,000 classes take a third of this."""
@@ -109,7 +110,7 @@ def _read_yaml(file: Path) -> dict[Any, Any]:
         if size > MAX_BYTES:
             raise DatasetError(f"is larger than {MAX_BYTES // 2**20} MiB", file=file, value=f"{size} bytes")
         # BaseLoader: tags are ignored, and a class named 'no' or '1' stays a text.
-        content = yaml.load(file.read_bytes().decode("utf-8-sig"), Loader=yaml.BaseLoader)
+        content = yaml.load(read_regular(file).decode("utf-8-sig"), Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
