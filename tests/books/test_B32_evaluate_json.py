@@ -9,6 +9,7 @@ import pytest
 from detector.errors import InputError
 from runyard.scoring import evaluate
 from runyard.scoring.evaluate import evaluate_files
+from runyard.scoring.outputs import RESULT_FILE, check_output
 
 TRUTH = {
     "images": [{"id": 1, "width": 100, "height": 100}],
@@ -29,11 +30,12 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 def test_B32_a_link_is_written_through(files: tuple[Path, Path], tmp_path: Path) -> None:
     target, link = tmp_path / "real" / "report.json", tmp_path / "link.json"
     target.parent.mkdir()
-    target.write_text("old")
     link.symlink_to(target)
     evaluate_files(*files, json_out=link)
+    assert target.exists()
+    evaluate_files(*files, protocol="voc07", offset=0, json_out=link)
     assert link.is_symlink()
-    assert json.loads(target.read_text())["protocol"] == "coco"
+    assert json.loads(target.read_text())["protocol"] == "voc07"
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "link to an input", "hard link to an input", "no permission"])
@@ -53,7 +55,24 @@ def test_B32_what_must_not_be_written_is_refused_before_the_work(
         out = files[0] / "below" / "out.json"
     before = [file.read_bytes() for file in files]
     monkeypatch.setattr(evaluate, "read_ground_truth", lambda *_, **__: pytest.fail("began to work"))
-    with pytest.raises(InputError, match=r"^\S*: json: (is|cannot)"):
+    with pytest.raises(InputError, match=r"^\S*: --json: (is an input|cannot be written|expected a regular file)"):
         evaluate_files(*files, json_out=out)
     assert [file.read_bytes() for file in files] == before
     assert Path("/dev/null").is_char_device()
+
+
+def test_B32_the_home_folder_is_expanded_for_the_check_and_the_write(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One path for both: `detect --out=~/out.json` was checked in the home folder and written into a folder '~'."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    assert check_output(Path("~/out.json"), "--out", RESULT_FILE) == home / "out.json"
+    evaluate_files(*files, json_out=Path("~/out.json"))
+    assert list(here.iterdir()) == []
+    assert json.loads((home / "out.json").read_text())["protocol"] == "coco"
+    with pytest.raises(InputError, match="--json: cannot be written"):
+        evaluate_files(*files, json_out=Path("~no-such-user/out.json"))

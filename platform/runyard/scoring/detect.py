@@ -1,13 +1,11 @@
 """Detections of a finished run on any images, as a result file for an evaluation server (`runyard detect`)."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from detector.checkpoint import load_checkpoint
 from detector.data.cache import load_dataset
 from detector.data.formats.coco import load_coco
-from detector.data.samples import Dataset
 from detector.engine import autocast_dtype
 from detector.errors import ConfigError, InputError
 from detector.evaluation.results import write_coco_results
@@ -17,6 +15,7 @@ from runyard.context import LocalContext, loader_processes
 from runyard.runs.finished import final_checkpoint, finished_run
 from runyard.runs.folder import RunFolder
 from runyard.scoring.inference import detect
+from runyard.scoring.outputs import RESULT_FILE, check_output
 
 
 def detect_images(
@@ -38,6 +37,7 @@ def detect_images(
     """
     if batch_size < 1:
         raise ConfigError("must be at least 1", field="--batch-size", value=batch_size)
+    out = check_output(out, "--out", RESULT_FILE, annotations)
     spec = finished_run(run)
     folder = RunFolder(run.expanduser().resolve())
     scoring = spec.scoring if alpha is None else replace(spec.scoring, confidence="alpha", alpha=alpha)
@@ -45,7 +45,6 @@ def detect_images(
         raise ConfigError("means nothing to a run without an IoU head", field="alpha", value=alpha)
     classes = load_dataset(folder.val_data(spec.validation_hash)).class_names
     dataset = load_coco(annotations, images, classes, annotations.stem, labelled=False)
-    _check_output(out, annotations, dataset)
     context = LocalContext()
     detector = build_detector(spec.model, spec.loss, len(classes))
     load_checkpoint(final_checkpoint(folder), detector)
@@ -65,30 +64,3 @@ def detect_images(
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror or error})", file=out) from error
     return len(dataset), len(table)
-
-
-def _check_output(out: Path, annotations: Path, dataset: Dataset) -> None:
-    """Raise InputError where `out` is an input, is not a result file, or cannot be written."""
-    remedy = "Choose another --out"
-    target = out.expanduser().resolve()
-    if target == annotations.expanduser().resolve():
-        raise InputError("--out is the file of --annotations, which would be lost", file=out, remedy=remedy)
-    if target in {path.resolve() for path in dataset.image_paths if path.name == target.name}:
-        raise InputError("--out is one of the images, which would be lost", file=out, remedy=remedy)
-    try:
-        if target.exists() and not target.is_file():
-            raise InputError("--out is not a regular file", file=out, remedy=remedy)
-        # A result file is a JSON array; anything else is somebody's annotations, specification or picture.
-        if target.exists() and not _begins_an_array(target):
-            raise InputError("expected a new or a result file for --out, found another file", file=out, remedy=remedy)
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out cannot be written ({error.strerror or error})", file=out, remedy=remedy) from error
-    if not os.access(target.parent, os.W_OK | os.X_OK):
-        raise InputError("--out cannot be written (Permission denied)", file=out, remedy=remedy)
-
-
-def _begins_an_array(file: Path) -> bool:
-    """True for an empty file and for one whose first character is a JSON array's."""
-    with file.open("rb") as stream:
-        return stream.read(64).lstrip()[:1] in (b"[", b"")

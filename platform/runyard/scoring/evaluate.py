@@ -18,7 +18,7 @@ from detector.evaluation.plausibility import detection_findings, ground_truth_fi
 from detector.evaluation.results import read_coco_results
 from detector.files import write_json
 from runyard.scoring.ground_truth import GroundTruth, read_ground_truth
-from runyard.scoring.outputs import check_output
+from runyard.scoring.outputs import REPORT, check_output
 
 Protocol = Literal["coco", "voc07", "voc12"]
 
@@ -54,14 +54,15 @@ def evaluate_files(
             and 0 for YOLO's. A COCO file does not say which it needs: 1 where its widths are x2 - x1 of inclusive
             corners, 0 where they are x2 - x1 + 1 or half-open.
         max_detections: COCO's limit for one image and class; None: 100.
-        json_out: the report is also written here, whole or not at all; a symbolic link is followed.
+        json_out: the report is also written here, whole or not at all; a symbolic link is followed. A new file, or an
+            earlier report, which is replaced.
 
     Raises InputError for files that cannot be read, do not fit together, or must not be overwritten, and ConfigError
     for settings that are unknown or have no effect under the protocol.
     """
     _check_settings(protocol, backend, offset, max_detections)
     if json_out is not None:
-        check_output(json_out, "json", annotations, detections)
+        json_out = check_output(json_out, "--json", REPORT, annotations, detections)
     truth = read_ground_truth(annotations, split, classes, honours_ignore_marks=protocol != "coco")
     settings = Settings(backend=backend or "hotcoco", max_detections=max_detections or 100)
     shown: dict[str, Any] = {"backend": settings.backend, "max_detections": settings.max_detections}
