@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,10 +42,18 @@ def test_B28_options_that_are_empty_or_given_twice_are_refused(arguments: Sequen
         command_of(arguments)
 
 
-def edit(path: Path) -> str:
-    """Another input size, as a hand would write it."""
+EDITS = {
+    "training": ("data", "short_side_px", 48),
+    "scoring": ("scoring", "alpha", 0.25),
+    "validation": ("data", "val_limit", 5),
+    "protocol": (None, "protocol", "voc"),
+}
+
+
+def edit(path: Path, section: str | None = "data", name: str = "short_side_px", value: Any = 48) -> str:
+    """Change one setting in the file, as a hand would."""
     content = json.loads(path.read_text())
-    content["data"]["short_side_px"] = 48
+    (content if section is None else content[section])[name] = value
     path.write_text(json.dumps(content))
     return path.read_text()
 
@@ -68,3 +77,16 @@ def test_B28_a_finished_run_with_an_edited_specification_is_not_scored(finished:
     edit(copy / "spec.json")
     with pytest.raises(ConfigError, match="changed after the run was begun"):
         finished_run(copy)
+
+
+@pytest.mark.parametrize("edited", EDITS.values(), ids=EDITS)
+def test_B28_an_edit_of_any_setting_that_changes_results_is_noticed(
+    spec: ExperimentSpec, work: Work, edited: tuple[str | None, str, Any]
+) -> None:
+    folder = prepare(spec).folder
+    edit(folder.spec, *edited)
+    with pytest.raises(ConfigError, match="changed after the run was begun"):
+        prepare(spec)
+    with pytest.raises(ConfigError, match="changed after the run was begun"):
+        run_one(spec, launcher="local", do=work)
+    assert work.done == []

@@ -1,15 +1,22 @@
 """B5: a run that is scored twice by one entry point has two tracked records, each with its own numbers."""
 
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 from mlflow.tracking import MlflowClient
 
 from detector.config import ScoringConfig
 from runyard.commandline.command import Table, build, parse
 from runyard.commandline.options import Options
-from runyard.driver.run import run_sweep
+from runyard.driver.run import run_one, run_sweep
 from runyard.reports.report import Report
-from runyard.spec import ExperimentSpec
+from runyard.runs.folder import RunFolder
+from runyard.scoring.results import TrialResult
+from runyard.spec import ExperimentSpec, to_dict
+from runyard.training import local
 from tests.runyard.conftest import Work
 
 
@@ -34,3 +41,32 @@ def test_B5_two_scorings_of_one_run_are_two_records(spec: ExperimentSpec, work: 
         assert trials[alpha].data.metrics == result.metrics
         assert trials[alpha].data.tags["scoring_hash"] == result.spec.scoring_hash
     assert trials["0.5"].data.metrics != trials["0.1"].data.metrics
+
+
+def test_B5_the_plain_launcher_writes_no_second_evaluation_into_the_runs_own_journal(
+    finished: TrialResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = Path(shutil.copytree(finished.run.root.parent, tmp_path / "runs"))
+    folder = RunFolder(storage / finished.run.root.name)
+    other = replace(
+        finished.spec,
+        scoring=replace(finished.spec.scoring, alpha=0.1),
+        runtime=replace(finished.spec.runtime, storage=storage),
+    )
+    (tmp_path / "spec.json").write_text(json.dumps(to_dict(other)))
+    before = folder.journal.read_bytes()
+
+    assert local.main([str(tmp_path / "spec.json")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the run was begun with another evaluation: scoring.alpha: 0.5 -> 0.1" in line
+    assert "ablate_alpha.py --checkpoint-run" in line
+    assert "--launcher local" in line
+    assert folder.journal.read_bytes() == before
+    assert len(folder.evaluations()) == 1
+
+    # As the message says: the sweep's command scores it, and then its numbers can be asked for.
+    scored = run_one(other, launcher="local", finish=lambda result: Report())
+    assert folder.journal.read_bytes() == before
+    capsys.readouterr()
+    assert local.main([str(tmp_path / "spec.json")]) == 0
+    assert json.loads(capsys.readouterr().out) == scored.metrics

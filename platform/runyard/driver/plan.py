@@ -17,7 +17,7 @@ from runyard.driver.jobs import Job
 from runyard.grid import Trial, by_training, labels
 from runyard.runs.attempts import describe_start
 from runyard.runs.data import OpenedData
-from runyard.runs.finished import is_trained
+from runyard.runs.finished import final_checkpoint, is_trained
 from runyard.runs.folder import RunFolder
 from runyard.runs.prepare import begun_spec, locate, prepare, prepare_evaluation
 from runyard.spec import ExperimentSpec
@@ -103,11 +103,17 @@ class _Training:
         self.left = [t for t in group if not self.folder.evaluation(t.spec.scoring_hash).metrics.exists()]
 
     def open_data(self, data: OpenedData, *, trains: bool, write: bool) -> dict[str, tuple[str, str]]:
-        """Open what is left to be read; returns the fingerprints of a training's images by trial id."""
+        """Open what is left to be read; returns the fingerprints of a training's images by trial id.
+
+        Raises CheckpointError where a finished run is still to be scored and its checkpoints were removed.
+        """
         found = {}
+        if self.trained and self.left:
+            final_checkpoint(self.folder)
         if not self.trained:
             if not trains:
-                raise ConfigError("its training is not finished", file=self.folder.root)
+                remedy = "Run its command again first"
+                raise ConfigError("its training is not finished", file=self.folder.root, remedy=remedy)
             train, val = prepare(self.own, data, write=write).fingerprints
             same = {t.id for t in self.group if t.spec.validation_hash == self.own.validation_hash}
             found = {trial.id: (train, val if trial.id in same else "") for trial in self.group}

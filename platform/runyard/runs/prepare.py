@@ -132,7 +132,7 @@ def begun_spec(folder: RunFolder, spec: ExperimentSpec | None = None) -> Experim
     try:
         manifest = json.loads(folder.manifest.read_text())
         require_format(manifest.get("format", 1), folder.root)
-        manifest["training_hash"]
+        hashes = (manifest["training_hash"], manifest["scoring_hash"])
         begun: ExperimentSpec = from_dict(json.loads(folder.spec.read_text()))
     except ConfigError as error:
         if error.file == folder.root:
@@ -140,7 +140,7 @@ def begun_spec(folder: RunFolder, spec: ExperimentSpec | None = None) -> Experim
         raise _unreadable(folder, error) from error
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise _unreadable(folder, error) from error
-    if begun.training_hash != manifest["training_hash"]:
+    if (begun.training_hash, begun.scoring_hash) != hashes:
         raise ConfigError("spec.json was changed after the run was begun", file=folder.root, remedy="Restore it")
     if spec is not None and begun.training_hash != spec.training_hash:
         changes = "; ".join(differences(begun, spec))
@@ -176,6 +176,7 @@ def _write(spec: ExperimentSpec, folder: RunFolder, train: Dataset, val: Dataset
     manifest["format"] = FORMAT
     manifest["numerics"] = NUMERICS_VERSION
     manifest["training_hash"] = spec.training_hash
+    manifest["scoring_hash"] = spec.scoring_hash
     manifest["skipped_images"] = {"train": _skipped(train), "val": _skipped(val)}
     if weights is not None:
         from runyard.runs.weights import digest_of_tensors

@@ -27,10 +27,12 @@ from runyard.failures import NonFiniteLossError, SilentWorkerError, Terminated
 from runyard.locks import held
 from runyard.runs.attempts import describe_start, record_attempt
 from runyard.runs.folder import RunFolder
-from runyard.runs.prepare import ACTIVITY, PreparedRun, prepare
+from runyard.runs.prepare import ACTIVITY, PreparedRun, begun_spec, locate, prepare
 from runyard.scoring.inference import keep_candidates
 from runyard.spec import ExperimentSpec, from_dict
-from runyard.tracking.outcome import journaled
+from runyard.spec.identity import differences
+from runyard.tracking.journal import last_status
+from runyard.tracking.outcome import close_journal, journaled
 from runyard.tracking.runs import TrackedRun
 from runyard.tracking.sync import remember_run
 from runyard.training.stopping import stops_on_signals
@@ -124,6 +126,7 @@ def _run(spec: ExperimentSpec) -> dict[str, Any] | None:
     with process_group(context, spec.runtime.collective_timeout_s):
         box: list[Any] = [None, None]
         if context.rank == 0:
+            _check_evaluation(spec)
             prepared = prepare(spec)
             box = [prepared, _finished_metrics(prepared)]
         if context.world_size > 1:
@@ -150,10 +153,39 @@ def _as_first_rank(prepared: PreparedRun) -> Iterator[None]:
             yield
 
 
+def _check_evaluation(spec: ExperimentSpec) -> None:
+    """ConfigError where the run was begun with another evaluation, unless the spec's has been made elsewhere.
+
+    A run's journal holds one evaluation, and this launcher writes no other journal.
+    """
+    spec, folder = locate(spec)
+    begun = begun_spec(folder, spec)
+    if begun is None or begun.scoring_hash == spec.scoring_hash:
+        return
+    if folder.evaluation(spec.scoring_hash).metrics.exists():
+        return
+    raise ConfigError(
+        f"the run was begun with another evaluation: {'; '.join(differences(begun, spec, 'validation', 'scoring'))}",
+        file=folder.root,
+        remedy="Score a finished run with ablate_alpha.py --checkpoint-run, or with its sweep's command and "
+        "--launcher local; or use another name or storage",
+    )
+
+
 def _finished_metrics(prepared: PreparedRun) -> dict[str, Any] | None:
-    """Metrics of a finished run; None where there is something left to do."""
-    metrics = prepared.folder.evaluation(prepared.spec.scoring_hash).metrics
-    return json.loads(metrics.read_text()) if metrics.exists() else None
+    """Metrics of a finished run; None where there is something left to do.
+
+    A run that was interrupted after its last step gets its status now.
+    """
+    folder = prepared.folder
+    metrics = folder.evaluation(prepared.spec.scoring_hash).metrics
+    if not metrics.exists():
+        return None
+    if last_status(folder.journal) != "FINISHED":
+        with held(folder.lock, ACTIVITY):
+            close_journal(folder.journal, "FINISHED")
+    found: dict[str, Any] = json.loads(metrics.read_text())
+    return found
 
 
 def _use_gpu(spec: ExperimentSpec) -> bool | None:

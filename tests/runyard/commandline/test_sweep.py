@@ -123,7 +123,8 @@ def test_gpu_hours_come_from_a_measured_speed(tiny_data: Path) -> None:
 
 def finished(storage: Path, spec: ExperimentSpec, *, trained: bool = True) -> Path:
     folder = RunFolder(storage / f"run-{spec.recipe}")
-    write_json(folder.manifest, {"format": FORMAT, "training_hash": training_hash(spec)})
+    hashes = {"training_hash": training_hash(spec), "scoring_hash": spec.scoring_hash}
+    write_json(folder.manifest, {"format": FORMAT, **hashes})
     write_json(folder.spec, to_dict(spec), indent=2)
     if trained:
         write_json(folder.evaluation(spec.scoring_hash).metrics, {}, indent=2)
