@@ -18,6 +18,7 @@ RUNTIME_ENV = _bootstrap.bootstrap()
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -27,6 +28,9 @@ from runyard.commandline import main
 from runyard.grid import expand
 from runyard.paper import PaperTable
 from runyard.spec import ExperimentSpec
+
+if TYPE_CHECKING:
+    from runyard.scoring.results import SweepResult
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def run() -> None:
 
     def sweep(
         name: str, recipe: Callable[[str], ExperimentSpec], rows: Sequence[str], paper: PaperTable
-    ) -> ExperimentSpec:
+    ) -> "SweepResult":
         specs = {}
         for row in rows:
             spec = recipe(row)
@@ -63,11 +67,11 @@ def run() -> None:
             )
         # Areas mean little among small shapes; what the IoU head is for shows at high IoU.
         paper = replace(paper, columns=("AP", "AP50", "AP75", "AP90"))
-        return run_sweep(expand(specs), name, runtime_env=RUNTIME_ENV, paper=(paper,)).results[0].spec
+        return run_sweep(expand(specs), name, runtime_env=RUNTIME_ENV, paper=(paper,))
 
     sweep("demo-table2", demo_table2, DEMO_TABLE2_ROWS, TABLE2)
-    spec = sweep("demo-table3", demo_table3, TABLE3_ROWS, TABLE3)
-    print(f"\nTo browse all runs: {how_to_browse(spec)}")
+    last = sweep("demo-table3", demo_table3, TABLE3_ROWS, TABLE3)
+    print(f"\nTo browse all runs: {how_to_browse(last.results[0].spec, last.experiment_id)}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """B26, B33: what can never be an MLflow store is refused at once; a dead one costs the end of a run next to nothing."""
 
 import os
+import shutil
 import socket
 import threading
 import time
@@ -10,13 +11,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.engine.default import DefaultDialect
 
 from runyard.tracking import replay
 from runyard.tracking.journal import Journal
 from runyard.tracking.mlflow_tracker import MlflowTracker
 from runyard.tracking.replay import DEAD_S, LOST_S, JournalReplayer
 from runyard.tracking.runs import TrackedRun
-from runyard.tracking.stores import TrackingRefusedError, check_store, resolve_tracking_uri
+from runyard.tracking.stores import (
+    TrackingRefusedError,
+    TrackingUnavailableError,
+    check_store,
+    resolve_tracking_uri,
+)
+from runyard.tracking.ui import require_store
 
 RUN = TrackedRun("run-0123", "run")
 
@@ -178,3 +188,78 @@ def test_B33_a_server_that_died_late_is_waited_for_a_stated_time(
     assert replayer.close(say=lines.append) == 2
     assert 2 < time.monotonic() - began_s < 10
     assert lines == ["the tracking store does not answer; records left: 2; waiting at most 3 s"]
+
+
+class _Connection:
+    def close(self) -> None:
+        pass
+
+
+class GreetingDriver:
+    """A database driver that connects over TCP and waits for the server's greeting, without a time-out of its own."""
+
+    paramstyle = "format"
+
+    @staticmethod
+    def connect(host: str, port: int, **_: object) -> _Connection:
+        with socket.create_connection((host, port)) as connection:
+            if not connection.recv(1):
+                raise OSError("no greeting")
+        return _Connection()
+
+
+class GreetingDialect(DefaultDialect):
+    @classmethod
+    def import_dbapi(cls) -> type[GreetingDriver]:  # type: ignore[override]
+        return GreetingDriver
+
+
+class FileDialect(SQLiteDialect_pysqlite):
+    """A database that is not reached by a SQLite URI."""
+
+    supports_statement_cache = True
+
+
+@pytest.fixture
+def drivers() -> Iterator[None]:
+    names = {"postgresql.greeting": GreetingDialect, "postgresql.file": FileDialect}
+    for name, dialect in names.items():
+        registry.register(name, __name__, dialect.__name__)
+        registry.impls[name] = lambda dialect=dialect: dialect
+    yield
+    for name in names:
+        del registry.impls[name]
+
+
+@pytest.mark.usefixtures("drivers")
+def test_B33_a_database_that_does_not_answer_is_found_before_mlflow_waits_for_it() -> None:
+    """MLflow tries a database's first connection again for 100 s, which is left to the replayer's thread."""
+
+    def database(uri: str) -> str:
+        return uri.replace("http:", "postgresql+greeting:") + "/mlflow"
+
+    began_s = time.monotonic()
+    assert check_store(database(closed_port())) is False
+    with raw_server(b"") as uri:
+        assert check_store(database(uri)) is False
+        with pytest.raises(TrackingUnavailableError, match="cannot be reached"):
+            require_store(database(uri))
+    with raw_server(b"R") as uri:
+        assert check_store(database(uri)) is True
+        require_store(database(uri))
+    assert time.monotonic() - began_s < 10
+
+
+@pytest.mark.usefixtures("drivers")
+def test_B33_a_database_that_answers_gets_its_experiment(
+    empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_database, tmp_path / "store.db")
+    uri = resolve_tracking_uri(f"postgresql+file:///{tmp_path / 'store.db'}", tmp_path)
+    assert check_store(uri) is True
+    tracker = MlflowTracker(uri, "in a database")
+    assert tracker.known_experiment_id is None
+    number = tracker.experiment_id()
+    assert tracker.known_experiment_id == number
+    assert MlflowTracker(uri, "in a database").experiment_id() == number

@@ -3,25 +3,32 @@
 import os
 import shlex
 import sys
-from contextlib import suppress
 from pathlib import Path
 
-from runyard.driver.tracked import open_tracker
+from detector.errors import InputError
 from runyard.runs.manifest import without_secrets
 from runyard.runs.storage import storage_folder
 from runyard.spec import ExperimentSpec
-from runyard.tracking.stores import TrackingError, resolve_tracking_uri
+from runyard.tracking.stores import resolve_tracking_uri
 from runyard.tracking.ui import ui_command
 
 
-def how_to_browse(spec: ExperimentSpec) -> str:
-    """Command and address that show the runs of a located spec in the MLflow UI; never raises."""
+def how_to_browse(spec: ExperimentSpec, experiment_id: str | None) -> str:
+    """Command and address that show the runs of a located spec in the MLflow UI. Contacts no store; never raises.
+
+    Args:
+        experiment_id: opens the page of the experiment; None: the store's first page.
+    """
+    try:
+        return _command_and_address(spec, experiment_id)
+    except (OSError, RuntimeError, InputError) as error:  # the working or the home folder is gone
+        return f"unknown ({error})"
+
+
+def _command_and_address(spec: ExperimentSpec, experiment_id: str | None) -> str:
     storage = storage_folder(spec)
     uri = resolve_tracking_uri(spec.runtime.tracking_uri, storage)
-    page = ""
-    with suppress(TrackingError):
-        number = open_tracker(uri, spec.runtime.experiment).experiment_id()
-        page = f"/#/experiments/{number}?workflowType=machine_learning"
+    page = "" if experiment_id is None else f"/#/experiments/{experiment_id}?workflowType=machine_learning"
     if uri.startswith("http"):
         return f"open {without_secrets(uri)}{page}"
     runyard = Path(sys.executable).with_name("runyard")

@@ -26,4 +26,4 @@ def run_command(table: Table, command: Command, options: Options, runtime_env: d
         paper=table.paper,
     )
     print(f"To print it again: runyard table {result.folder.root}")
-    print(f"To browse it: {how_to_browse(result.results[0].spec)}")
+    print(f"To browse it: {how_to_browse(result.results[0].spec, result.experiment_id)}")

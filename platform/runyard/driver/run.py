@@ -134,14 +134,14 @@ def run_sweep(
             raise
         finally:
             failed = {r.id: r.failure.error for r in result.results if r.failure is not None}
-            tracking.close(
+            experiment_id = tracking.close(
                 status,
                 message,
                 found,
                 failed,
                 say=functools.partial(console.print, highlight=False, markup=False, soft_wrap=True),
             )
-    return result
+    return replace(result, experiment_id=experiment_id)
 
 
 def run_one(spec: ExperimentSpec, name: str | None = None, **options: Any) -> TrialResult:

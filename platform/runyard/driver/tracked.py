@@ -62,6 +62,7 @@ class SweepTracking:
         self._given_uri = runtime.tracking_uri
         name = folder.root.name
         tracker = functools.cache(functools.partial(open_tracker, tracking_uri, runtime.experiment))
+        self._tracker = tracker
         source = _source_tags()
         parent = TrackedRun(name, name, tags={"sweep": name, "kind": "sweep"} | source)
         children = [(trial, _child(name, trial, labels[trial.id], source)) for trial in plan.trials]
@@ -90,8 +91,10 @@ class SweepTracking:
         found: Report,
         errors: Mapping[str, str],
         say: Callable[[str], None],
-    ) -> None:
-        """Say how the sweep and its trials ended, and upload the rest; `say` is told what did not get there.
+    ) -> str | None:
+        """Record the end of the sweep and its trials, and upload the rest; `say` gets a notice of what is left.
+
+        Returns the experiment's id in the store, None where records are left: the store may be away.
 
         Args:
             found: its tables become the description of the sweep's run, its APs the metrics.
@@ -109,6 +112,8 @@ class SweepTracking:
         left = self._replayer.close(say=lambda text: say(f"  {text}"))
         if notice := unsent_notice(left, self._folder.root, self._uri, self._given_uri):
             say(notice)
+        # Without a record left the replayer has opened the tracker, which remembers the id: nothing is contacted.
+        return None if left else self._tracker().known_experiment_id
 
     def _begin(self, tracker: "MlflowTracker", parent: TrackedRun) -> None:
         """Refused credentials end the sweep before it starts. A store that is away does not: it is tried again."""

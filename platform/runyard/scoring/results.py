@@ -89,6 +89,8 @@ class SweepResult:
     """Whether everything was made tiny: the numbers mean nothing then."""
     paper: tuple[PaperTable, ...] = ()
     """Tables of the paper that the rows reproduce."""
+    experiment_id: str | None = None
+    """Id in the tracking store; None where the store does not have all records, or was not asked."""
 
     @cached_property
     def labels(self) -> dict[str, str]:

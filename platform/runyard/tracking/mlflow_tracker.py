@@ -101,6 +101,11 @@ class MlflowTracker:
                 self._client = client
             return self._experiment_id
 
+    @property
+    def known_experiment_id(self) -> str | None:
+        """The experiment's id where the store has told it; contacts nothing."""
+        return self._experiment_id
+
     def open_run(self, run: TrackedRun, *, journal: str | None = None, start_time_s: float | None = None) -> str:
         """MLflow's id of a run; it is created if the experiment has none of this identity (and this journal).
 

@@ -6,9 +6,11 @@ Without any setting the store is a SQLite file in the storage folder, so that no
 import importlib.util
 import os
 import stat
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from detector.errors import ConfigError, InputError
@@ -114,15 +116,16 @@ def sqlite_lock(tracking_uri: str) -> Iterator[None]:
 def check_store(tracking_uri: str) -> bool:
     """Check a resolved store: True if it answers now, TrackingError if it can never be an MLflow store.
 
-    Takes milliseconds, at most 3 s for a server that accepts and does not answer; creates nothing. A store that is away
-    (connection refused, status 500) is False: it may come back. So is a SQLite file that does not exist yet.
+    Takes milliseconds, at most 3 s for a server or database that accepts and does not answer; creates nothing. A store
+    that is away (connection refused, status 500) is False: it may come back. So are a database that refuses us, and a
+    SQLite file that does not exist yet.
     """
     if (database := sqlite_file(tracking_uri)) is not None:
         return check_database_file(database)
     if tracking_uri.startswith("http"):
         return _check_server(tracking_uri)
     _check_driver(tracking_uri)
-    return True
+    return _connects(tracking_uri)
 
 
 def check_database_file(database: Path) -> bool:
@@ -201,6 +204,33 @@ def _check_driver(tracking_uri: str) -> None:
     except (SQLAlchemyError, ValueError) as error:
         problem = f"expected a database URI ({without_secrets(str(error))})"
         raise TrackingRefusedError(problem, file=without_secrets(tracking_uri), remedy=_REMEDY) from None
+
+
+def _connects(tracking_uri: str) -> bool:
+    """True if a database takes a connection within the time-out.
+
+    MLflow's own first connection is tried again for 100 seconds. Drivers name their time-outs differently, and some do
+    not count the greeting: the connection is made in a thread that is left alone when the time is over.
+    """
+    from sqlalchemy.engine import make_url
+
+    url = make_url(tracking_uri)
+    connected = threading.Event()
+
+    def connect() -> None:
+        # Drivers raise errors of their own without a common base.
+        with suppress(Exception):
+            dialect: Any = url.get_dialect()
+            dbapi = dialect.import_dbapi()
+            arguments, options = dialect(dbapi=dbapi).create_connect_args(url)
+            connection = dbapi.connect(*arguments, **options)
+            connected.set()
+            connection.close()
+
+    thread = threading.Thread(target=connect, name="database-check", daemon=True)
+    thread.start()
+    thread.join(_CHECK_TIMEOUT_S)
+    return connected.is_set()
 
 
 def missing_driver(tracking_uri: str, error: ImportError) -> TrackingRefusedError:
