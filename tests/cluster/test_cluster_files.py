@@ -4,132 +4,15 @@ import copy
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-CLUSTER = ROOT / "cluster"
+from tests.cluster.manifests import CLUSTER, KUBERAY_SCHEMAS, ROOT, cluster_spec, load, pinned, pods, ray_container
+
 YAML_FILES = sorted(CLUSTER.rglob("*.yaml"))
-
-# The fields in use of KubeRay's ray.io/v1 and of the pods inside, strictly: a misspelt field is an error here, where
-# the operator would drop it without a word.
-TEXT, COUNT, FLAG = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}
-
-
-def _object(required: str, **properties: Any) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": required.split(),
-        "additionalProperties": False,
-    }
-
-
-def _list(items: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": items, "minItems": 1}
-
-
-TEXTS = {"type": "object", "additionalProperties": TEXT}
-RESOURCES = _object("requests limits", requests=TEXTS, limits=TEXTS)
-CONTAINER = _object(
-    "name image resources",
-    name=TEXT,
-    image=TEXT,
-    resources=RESOURCES,
-    ports=_list(_object("name containerPort", name=TEXT, containerPort=COUNT)),
-    env=_list(_object("name value", name=TEXT, value=TEXT)),
-    volumeMounts=_list(_object("name mountPath", name=TEXT, mountPath=TEXT)),
-)
-VOLUME = _object(
-    "name",
-    name=TEXT,
-    persistentVolumeClaim=_object("claimName", claimName=TEXT),
-    emptyDir=_object("medium", medium={"const": "Memory"}, sizeLimit=TEXT),
-)
-POD = _object(
-    "spec",
-    spec=_object(
-        "containers restartPolicy",
-        containers=_list(CONTAINER),
-        volumes=_list(VOLUME),
-        restartPolicy={"const": "Never"},
-        tolerations=_list(_object("key operator effect", key=TEXT, operator=TEXT, effect=TEXT)),
-    ),
-)
-RAY_CLUSTER = _object(
-    "rayVersion authOptions headGroupSpec workerGroupSpecs",
-    rayVersion=TEXT,
-    authOptions=_object("mode", mode={"enum": ["token"]}),
-    enableInTreeAutoscaling=FLAG,
-    autoscalerOptions=_object("version", version={"enum": ["v1", "v2"]}, idleTimeoutSeconds=COUNT),
-    headGroupSpec=_object(
-        "rayStartParams template",
-        serviceType={"const": "ClusterIP"},
-        rayStartParams=TEXTS,
-        template=POD,
-    ),
-    workerGroupSpecs=_list(
-        _object(
-            "groupName minReplicas maxReplicas rayStartParams template",
-            groupName=TEXT,
-            replicas=COUNT,
-            minReplicas=COUNT,
-            maxReplicas=COUNT,
-            rayStartParams=TEXTS,
-            template=POD,
-        )
-    ),
-)
-RAY_JOB = _object(
-    "entrypoint runtimeEnvYAML rayClusterSpec",
-    entrypoint=TEXT,
-    runtimeEnvYAML=TEXT,
-    metadata=TEXTS,
-    submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
-    shutdownAfterJobFinishes=FLAG,
-    ttlSecondsAfterFinished=COUNT,
-    backoffLimit=COUNT,
-    activeDeadlineSeconds=COUNT,
-    rayClusterSpec=RAY_CLUSTER,
-)
-
-
-def _resource(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
-    return _object(
-        "apiVersion kind metadata spec",
-        apiVersion={"const": "ray.io/v1"},
-        kind={"const": kind},
-        metadata=_object("name", name=TEXT),
-        spec=spec,
-    )
-
-
-KUBERAY_SCHEMAS = {
-    "raycluster.yaml": _resource("RayCluster", RAY_CLUSTER),
-    "rayjob.yaml": _resource("RayJob", RAY_JOB),
-}
-
-
-def load(name: str) -> Any:
-    return yaml.safe_load((CLUSTER / name).read_text())
-
-
-def pinned(package: str) -> str:
-    """The package's version in constraints.txt."""
-    return re.search(rf"^{package}==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
-
-
-def cluster_spec(name: str) -> dict[str, Any]:
-    spec = load(f"kuberay/{name}")["spec"]
-    return spec.get("rayClusterSpec", spec)
-
-
-def pods(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    return [group["template"]["spec"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
 
 
 @pytest.mark.parametrize("file", YAML_FILES, ids=lambda file: str(file.relative_to(CLUSTER)))
@@ -294,6 +177,13 @@ def test_rayjob_gives_options_that_the_entry_point_has():
     shown = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True).stdout
     given = {argument for argument in arguments if argument.startswith("--")}
     assert {"--data", "--storage"} <= given <= set(re.findall(r"--[a-z-]+", shown))
+    value = {name: arguments[arguments.index(name) + 1] for name in given}
+    workers = int(value["--workers"])
+    limits = ray_container(pods(cluster_spec("rayjob.yaml"))[1])["resources"]["limits"]
+    assert workers * int(value["--gpus-per-worker"]) == int(limits["nvidia.com/gpu"])
+    assert workers * int(value["--cpus-per-worker"]) <= int(limits["cpu"])
+    assert 0 < int(value["--loader-workers"]) < int(value["--cpus-per-worker"]), "one CPU is left for the worker itself"
+    assert int(value["--checkpoint-every-steps"]) > 0, "a node that is taken away costs less than an epoch"
 
 
 def mlflow_server_options() -> set[str]:
