@@ -1,9 +1,11 @@
 """The files in cluster/ are what Ray, KubeRay, Kubernetes and MLflow understand, as far as that shows without them."""
 
 import copy
+import importlib.util
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -209,7 +211,14 @@ def test_mlflow_listens_on_loopback_and_no_password_has_a_default():
     services = yaml.safe_load(text)["services"]
     assert services["mlflow"]["ports"] == ["${MLFLOW_BIND:-127.0.0.1}:5000:5000"]
     assert not any("ports" in services[name] for name in ("postgres", "minio"))
-    assert set(re.findall(r"\$\{(\w+_PASSWORD):\?", text)) == {"POSTGRES_PASSWORD", "MINIO_ROOT_PASSWORD"}
+    assert set(re.findall(r"\$\{(\w+_PASSWORD):\?", text)) == {
+        "POSTGRES_PASSWORD",
+        "MINIO_ROOT_PASSWORD",
+        "MLFLOW_ADMIN_PASSWORD",
+        "MLFLOW_FLASK_PASSWORD",
+    }
+    made = re.search(r"for name in ([A-Z_ ]+); do", text)[1].split()
+    assert {f"{name}_PASSWORD" for name in made} == set(re.findall(r"\$\{(\w+_PASSWORD)", text))
     assert not re.search(r"PASSWORD:-", text)
 
 
@@ -222,3 +231,78 @@ def test_mlflow_on_kubernetes_fits_together():
     used = {name for argument in container["args"] for name in re.findall(r"\$\((\w+)\)", argument)}
     assert used <= {variable["name"] for variable in container["env"]}
     assert pod["spec"]["enableServiceLinks"] is False
+
+
+def test_mlflow_image_has_a_numeric_user_passwords_and_bucket_clients():
+    lines = (CLUSTER / "mlflow/Dockerfile").read_text().splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("#"))
+    [user] = re.findall(r"^USER (\d+)$", text, re.MULTILINE)
+    assert f"--uid {user} " in text
+    [extras] = re.findall(r"mlflow\[([a-z,]+)\]", text)
+    assert set(extras.split(",")) >= {"db", "auth", "azure"}
+    assert {"boto3", "google-cloud-storage"} <= set(text.split())
+    pod = mlflow_pod()
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] == int(user)
+    assert pod["containers"][0]["securityContext"]["allowPrivilegeEscalation"] is False
+
+
+def mlflow_pod() -> dict[str, Any]:
+    _, deployment = yaml.safe_load_all((CLUSTER / "mlflow/kubernetes.yaml").read_text())
+    return deployment["spec"]["template"]["spec"]
+
+
+def mlflow_auth_source(file: str) -> Path:
+    """A file of MLflow's basic-auth app. Its package needs Flask-WTF, which only the server's image has."""
+    import mlflow.server
+
+    return Path(mlflow.server.__file__).with_name("auth") / file
+
+
+def read_auth_config() -> Any:
+    specification = importlib.util.spec_from_file_location("mlflow_auth_config", mlflow_auth_source("config.py"))
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module.read_auth_config()
+
+
+def test_mlflow_asks_for_a_password_and_keeps_its_users_in_postgres(tmp_path, monkeypatch):
+    composed = load("mlflow/docker-compose.yaml")
+    manifest = (CLUSTER / "mlflow/kubernetes.yaml").read_text()
+    commented = re.search(r"^#   \[mlflow\]\n(?:#   \w+ = .+\n)+", manifest, re.MULTILINE)[0]
+    for name, text in (
+        ("compose.ini", composed["configs"]["auth"]["content"].replace("${POSTGRES_PASSWORD}", "PASSWORD")),
+        ("kubernetes.ini", commented.replace("#   ", "")),
+    ):
+        (tmp_path / name).write_text(text)
+        monkeypatch.setenv("MLFLOW_AUTH_CONFIG_PATH", str(tmp_path / name))
+        config = read_auth_config()
+        assert config.database_uri.startswith("postgresql+psycopg2://"), "SQLite in a container is lost with it"
+        assert config.admin_password is None, "it comes from the environment"
+    container, server = mlflow_pod()["containers"][0], composed["services"]["mlflow"]
+    assert "--app-name=basic-auth" in container["args"]
+    assert "--app-name=basic-auth" in server["command"]
+    secrets = {variable["name"] for variable in container["env"] if "secretKeyRef" in variable.get("valueFrom", {})}
+    needed = {"MLFLOW_AUTH_ADMIN_USERNAME", "MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY"}
+    assert needed <= secrets
+    assert needed <= set(server["environment"])
+    [path] = [variable["value"] for variable in container["env"] if variable["name"] == "MLFLOW_AUTH_CONFIG_PATH"]
+    [volume] = mlflow_pod()["volumes"]
+    [mount] = container["volumeMounts"]
+    assert mount["name"] == volume["name"]
+    assert path == f"{mount['mountPath']}/{volume['secret']['items'][0]['path']}"
+    assert server["environment"]["MLFLOW_AUTH_CONFIG_PATH"] == server["configs"][0]["target"]
+
+
+def test_mlflow_probes_need_no_password():
+    source = mlflow_auth_source("__init__.py").read_text()
+    open_paths = re.findall(r'"(/\w+)"', re.search(r"^_UNPROTECTED_PATH_PREFIXES = (.+)$", source, re.MULTILINE)[1])
+    container = mlflow_pod()["containers"][0]
+    for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[kind]["httpGet"]["path"] in open_paths, kind
+
+
+def test_every_key_of_the_mlflow_secret_is_in_the_command_that_makes_it():
+    text = (CLUSTER / "mlflow/kubernetes.yaml").read_text()
+    made = set(re.findall(r"--from-literal=([\w-]+)=", text)) | set(re.findall(r"--from-file=(\S+)", text))
+    assert made == set(re.findall(r"name: mlflow-store, key: ([\w-]+)", text)) | {"auth.ini"}
