@@ -42,7 +42,7 @@ def match_anchors(
     """Assign anchors (A, 4) to gt_boxes (B, G, 4); G may be 0.
 
     gt_valid (B, G) bool: padding is False and never matches. anchor_valid (B, A) bool: anchors wholly in the padding
-    are False and become ignored. Never waits for the device; working memory is O(B A), not O(B G A).
+    are False and become ignored. Never waits for the device; working memory does not grow with G.
     """
     images = gt_boxes.shape[0]
     elements = _CPU_ELEMENTS if anchors.device.type == "cpu" else _DEVICE_ELEMENTS
@@ -58,7 +58,8 @@ def match_anchors(
 
 
 def _match_images(anchors: Tensor, boxes: Tensor, anchor_valid: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]:
-    best_iou, best_gt, claimed_by = _best_matches(anchors, boxes, anchor_valid, config.low_quality_matches)
+    best_matches = _best_matches_one_by_one if anchors.device.type == "cpu" else _best_matches_in_chunks
+    best_iou, best_gt, claimed_by = best_matches(anchors, boxes, anchor_valid, config.low_quality_matches)
     positive = (best_iou >= config.positive_iou) & (best_iou > 0)
     negative = (best_iou < config.negative_iou) & ~positive
     claimed = claimed_by > 0
@@ -67,7 +68,7 @@ def _match_images(anchors: Tensor, boxes: Tensor, anchor_valid: Tensor, config: 
     return state.masked_fill_(~anchor_valid, IGNORED), gt_index
 
 
-def _best_matches(
+def _best_matches_one_by_one(
     anchors: Tensor, boxes: Tensor, anchor_valid: Tensor, low_quality_matches: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Per anchor (B, A) float32: best IoU, the first ground truth that attains it, and 1 + the last ground truth whose
@@ -101,4 +102,40 @@ def _best_matches(
             best_of_gt = iou.amax(dim=1, keepdim=True)
             best_of_gt = torch.where(best_of_gt > 0, best_of_gt, torch.inf)  # overlaps no anchor: equals none
             torch.maximum(claimed_by, torch.eq(iou, best_of_gt, out=work).mul_(gt + 1), out=claimed_by)
+    return best_iou, best_gt, claimed_by
+
+
+def _best_matches_in_chunks(
+    anchors: Tensor, boxes: Tensor, anchor_valid: Tensor, low_quality_matches: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`_best_matches_one_by_one` for accelerators: as many ground truths at a time as memory allows.
+
+    There each operator is a launch by the host, however small: a chunk of C ground truths costs what one would. Working
+    tensors are (B, C, A), all arithmetic is in the same order.
+    """
+    anchor_x1, anchor_y1, anchor_x2, anchor_y2 = anchors.t().contiguous()
+    anchor_area = box_area(anchors).clamp(min=torch.finfo(torch.float32).tiny)
+    anchor_x2 = torch.where(anchor_valid, anchor_x2, anchor_x1)[:, None]
+    box_areas = box_area(boxes)[..., None]
+
+    best_iou = anchors.new_zeros(anchor_valid.shape)
+    best_gt = torch.zeros_like(best_iou)
+    claimed_by = torch.zeros_like(best_iou)
+    at_once = max(1, _DEVICE_ELEMENTS // max(1, best_iou.numel()))
+    for start in range(0, boxes.shape[1], at_once):
+        chunk = slice(start, start + at_once)
+        x1, y1, x2, y2 = boxes[:, chunk, :, None].unbind(2)
+        iou = torch.minimum(anchor_x2, x2).sub_(torch.maximum(anchor_x1, x1)).clamp_(min=0)
+        iou.mul_(torch.minimum(anchor_y2, y2).sub_(torch.maximum(anchor_y1, y1)).clamp_(min=0))
+        iou.div_(torch.add(anchor_area, box_areas[:, chunk]).sub_(iou))
+
+        gt = torch.arange(start, start + iou.shape[1], dtype=torch.float32, device=iou.device)[:, None]
+        best_of_chunk = iou.amax(dim=1)
+        first = torch.where(iou == best_of_chunk[:, None], gt, torch.inf).amin(dim=1)
+        best_gt = torch.where(best_of_chunk > best_iou, first, best_gt)
+        best_iou = torch.maximum(best_iou, best_of_chunk)
+        if low_quality_matches:
+            best_of_gt = iou.amax(dim=2, keepdim=True)
+            claims = (iou == best_of_gt) & (best_of_gt > 0)
+            claimed_by = torch.maximum(claimed_by, torch.where(claims, gt + 1, 0.0).amax(dim=1))
     return best_iou, best_gt, claimed_by
