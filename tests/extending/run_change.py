@@ -1,14 +1,12 @@
 """One change of docs/extending.md at work: train a tiny run with the plain launcher, and write down the outcome.
 
-Runs in a process of its own, forked from one that has imported torch but none of the project: `start` puts the copy
-of the project that has the change first on the path.
+A program: its process has the copy of the project that has the change first on the path.
 """
 
 import contextlib
 import importlib
 import io
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,6 +66,7 @@ def help_page(script: str, arguments: tuple[str, ...] = ()) -> str:
 
 def try_losses(spec: Any) -> tuple[list[str], list[float]]:
     """Promises that the spec's detector breaks on a batch of its training images, and its loss in steps on it."""
+    import promises  # lies in the folder of this program
     import torch
 
     from detector.data.batching import collate
@@ -76,7 +75,6 @@ def try_losses(spec: Any) -> tuple[list[str], list[float]]:
     from detector.engine import TrainingEngine
     from detector.models.build import build_detector
     from detector.optim import build_optimizer
-    from tests.extending import promises
 
     torch.manual_seed(0)
     dataset = open_dataset(spec.source.data, "train", format=spec.source.format)
@@ -91,12 +89,8 @@ def try_losses(spec: Any) -> tuple[list[str], list[float]]:
 def start(change: str, tree: Path, data: Path, folder: Path) -> None:
     """Try the change in `tree`, then exit with the status of its training.
 
-    Options, hashes, losses and broken promises go to FOLDER/found.json, the run to FOLDER/runs/run, what the programs
-    print to FOLDER/output.txt.
+    Options, hashes, losses and broken promises go to FOLDER/found.json, the run to FOLDER/runs/run.
     """
-    with (folder / "output.txt").open("w") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
     sys.path[:0] = [str(tree / "platform"), str(tree), str(tree / "experiments")]
     from runyard.spec import from_dict
 
@@ -116,3 +110,7 @@ def start(change: str, tree: Path, data: Path, folder: Path) -> None:
     from runyard.training import local
 
     sys.exit(local.main([str(folder / "spec.json")]))
+
+
+if __name__ == "__main__":
+    start(sys.argv[1], *map(Path, sys.argv[2:]))

@@ -6,7 +6,6 @@ plain launcher shows that the new part works, has an identity of its own and kee
 
 import csv
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -19,7 +18,6 @@ from typing import Any
 import pytest
 
 from tests.architecture.test_imports import violations
-from tests.extending import run_change
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -117,16 +115,7 @@ def test_a_change_runs_end_to_end(name: str, tiny_data: Path, tmp_path: Path) ->
     change, out = CHANGES[name], tmp_path / "out"
     out.mkdir()
     data = copy_as_csv(tiny_data, tmp_path / "csv") if name == "data_format" else tiny_data
-    # Seven imports of torch would take as long as all the rest.
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["torchvision"])
-    process = processes.Process(target=run_change.start, args=(name, tree, data, out))
-    process.start()
-    process.join(timeout=120)
-    if process.exitcode is None:
-        process.kill()
-    assert process.exitcode == 0, (out / "output.txt").read_text()
-
+    run([sys.executable, HERE / "run_change.py", name, tree, data, out], tree)
     found = json.loads((out / "found.json").read_text())
     assert [text for text in change.help if text not in found["help"]] == []
     (training, scoring), (new_training, new_scoring) = found["hashes"]
